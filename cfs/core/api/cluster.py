@@ -1,0 +1,93 @@
+"""The cluster map: what every process must know to find the others.
+
+One value, replaced as a whole, owned by the root group. `epoch` rises with every change; every
+RPC carries the sender's epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class NodeState(enum.StrEnum):
+    """Where a node stands in its life."""
+
+    JOINING = "joining"
+    IN = "in"
+    DRAINING = "draining"
+    DOWN = "down"
+    OUT = "out"
+
+
+class Role(enum.StrEnum):
+    """What a certificate lets its holder do."""
+
+    META = "meta"
+    STORAGE = "storage"
+    CLIENT = "client"
+    GATEWAY = "gateway"
+    ADMIN = "admin"
+    ENROL = "enrol"
+
+
+class Profile(msgspec.Struct, frozen=True, array_like=True):
+    """Erasure profile: `data` fragments carry the bytes, any `parity` of all may be lost."""
+
+    data: int
+    parity: int
+
+    @property
+    def total(self) -> int:
+        """Fragments per segment."""
+        return self.data + self.parity
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A meta or storage node."""
+
+    node_id: int
+    name: str
+    role: Role
+    host: str
+    port: int
+    domain: str
+    """Failure domain; two members of a placement group never share one."""
+    state: NodeState
+    weight: float = 1.0
+    """Relative capacity."""
+    serial: int = 0
+    """Serial number of the certificate in force."""
+
+
+class ShardPlacement(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Which meta nodes hold replicas of a Raft group (`group` 0 is the root group)."""
+
+    group: int
+    voters: tuple[int, ...]
+    learners: tuple[int, ...] = ()
+
+
+class ClusterMap(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Everything above, at one epoch."""
+
+    epoch: int
+    cluster_id: bytes
+    name: str
+    site: int
+    shard_count: int
+    profile: Profile
+    key_version: int
+    """Version of the volume key that new chunks are sealed with."""
+    nodes: tuple[Node, ...]
+    groups: tuple[ShardPlacement, ...]
+    placement: tuple[tuple[int, ...], ...]
+    """For each placement group the storage nodes in fragment order: `profile.total` of them, or
+    fewer while there are fewer domains; empty before any storage node is in."""
+    revoked: tuple[int, ...] = ()
+    """Serial numbers of certificates that are refused."""
+
+    def node(self, node_id: int) -> Node | None:
+        """Find a node."""
+        return next((n for n in self.nodes if n.node_id == node_id), None)

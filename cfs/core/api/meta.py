@@ -1,0 +1,460 @@
+"""Messages between a client and the leader of a metadata shard.
+
+A client *mutates* with numbered operations (exactly once per session and shard), *reads* with or
+without being granted leases, *renews* its session, and answers *recalls* the leader sends it.
+
+Lease modes on an inode (one lease covers attributes, and for a directory all its entries,
+absent ones too; for a file its extents and data; for both the extended attributes):
+
+    READ   shared: what was learnt may be cached
+    WRITE  exclusive: dirty data stays at the client; implies READ; files only
+    OPEN   a pin: an unlinked inode lives until it is dropped; never recalled, conflicts with nothing
+
+Every reply carries `at`, the shard's applied index it reflects; a cache keeps the newest.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+
+class Lease(enum.IntFlag):
+    """Lease modes; see the module."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    OPEN = 4
+
+
+class Attr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """An inode as `stat` shows it. Times are nanoseconds since the epoch."""
+
+    ino: int
+    mode: int
+    """File type and permission bits."""
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    allocated: int
+    """Bytes of the file that are not holes."""
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    generation: int
+    version: int
+    """Rises with every change of attributes or data."""
+    data_version: int
+    """Rises with every change of data or size."""
+    parent: int = 0
+    """Directories: the parent directory. Others: 0."""
+    target: bytes = b""
+    """Symbolic links: where they point."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A directory entry, with attributes when the inode lives in the directory's shard."""
+
+    name: bytes
+    ino: int
+    kind: int
+    """File type bits (`S_IFMT`) of the inode."""
+    cookie: int
+    """Where a listing continues after this entry: stable while others change the directory."""
+    attr: Attr | None = None
+
+
+class ExtentKind(enum.IntEnum):
+    """Where the bytes of an extent are."""
+
+    HOLE = 0
+    CHUNK = 1
+    INLINE = 2
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A run of a file's bytes. The extents of a file tile `[0, size)`, holes explicit.
+
+    Bytes `[skip, skip + length)` of the chunk's plain text are the file's `[offset, offset + length)`.
+    """
+
+    offset: int
+    length: int
+    kind: ExtentKind = ExtentKind.HOLE
+    chunk_id: bytes = b""
+    raw: int = 0
+    """Plain length of the whole chunk."""
+    skip: int = 0
+    key_version: int = 0
+    segment: bytes = b""
+    data: int = 0
+    """Data fragments of the segment (1: replicated)."""
+    parity: int = 0
+    segment_length: int = 0
+    at: int = 0
+    """Offset of the sealed chunk in the segment."""
+    stored: int = 0
+    """Sealed length."""
+    inline: bytes = b""
+    """The sealed chunk itself, when INLINE."""
+    inline_id: int = 0
+    """Names the stored sealed bytes within the inode; assigned by the shard."""
+
+
+class Caller(msgspec.Struct, frozen=True, array_like=True):
+    """On whose behalf: checked by the server where it enforces permissions."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+# --- mutations ---------------------------------------------------------------------------------
+
+
+class Op(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=True):
+    """Base of the operations that go through Raft."""
+
+
+class Create(Op, tag="create"):
+    """Make a file, directory, symlink or node in `parent`, its inode in the parent's shard.
+
+    Raises ENOENT (parent gone), ENOTDIR, EEXIST (detail `attr`: who is there), ENAMETOOLONG,
+    EMLINK, EINVAL. `mode` has the type bits. A setgid parent passes its group on, and to
+    directories its setgid bit. With `lease` the creating session gets these modes on the new inode.
+    """
+
+    parent: int
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    rdev: int = 0
+    target: bytes = b""
+    lease: int = 0
+
+
+class Unlink(Op, tag="unlink"):
+    """Remove a name that is not a directory. Raises ENOENT, EISDIR."""
+
+    parent: int
+    name: bytes
+
+
+class Rmdir(Op, tag="rmdir"):
+    """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY."""
+
+    parent: int
+    name: bytes
+
+
+class Link(Op, tag="link"):
+    """Give a non-directory another name. Raises EEXIST, ENOENT, EPERM (directory), EMLINK."""
+
+    ino: int
+    parent: int
+    name: bytes
+
+
+class Rename(Op, tag="rename"):
+    """Rename as rename(2); `flags`: 1 NOREPLACE, 2 EXCHANGE. Replacing is atomic.
+
+    Raises ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL (into its own subtree).
+    """
+
+    parent: int
+    name: bytes
+    new_parent: int
+    new_name: bytes
+    flags: int = 0
+
+
+class SetAttr(Op, tag="setattr"):
+    """Change attributes; None leaves one as it is. ctime becomes the operation's time.
+
+    `size` truncates or extends with a hole. Raises EFBIG, EINVAL, EISDIR, ENOENT.
+    """
+
+    ino: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class SetXattr(Op, tag="setxattr"):
+    """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA, E2BIG..."""
+
+    ino: int
+    name: bytes
+    value: bytes
+    flags: int = 0
+
+
+class RemoveXattr(Op, tag="rmxattr"):
+    """Remove an extended attribute. Raises ENODATA."""
+
+    ino: int
+    name: bytes
+
+
+class Commit(Op, tag="commit"):
+    """Replace ranges of a file by `extents` (ordered, disjoint, not nec. adjacent).
+
+    `size` is the new size at least (None: grows only as the extents reach). Requires the WRITE
+    lease (else ESTALE). Raises Condemned when a segment may no longer be referred to. Gaps that
+    growth leaves are holes.
+    """
+
+    ino: int
+    extents: tuple[Extent, ...]
+    size: int | None = None
+    mtime_ns: int | None = None
+
+
+class Acquire(Op, tag="acquire"):
+    """Take the WRITE lease on a file (others are recalled first). ENOENT when it is gone."""
+
+    ino: int
+
+
+class Release(Op, tag="release"):
+    """Give WRITE leases back (or down to READ, which the leader tracks). Unknown ones are no error."""
+
+    inos: tuple[int, ...]
+
+
+class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Apply operations in order, each exactly once, in one Raft entry when they can be.
+
+    `first_seq` numbers `ops[0]`, the next ones follow. Every answer below `acked` has been seen.
+    """
+
+    shard: int
+    session: int
+    first_seq: int
+    acked: int
+    ops: tuple[Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit
+               | Acquire | Release, ...]  # fmt: skip
+    caller: Caller = Caller()
+
+
+class OpResult(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The answer to one operation: an error, or the attributes of every inode it changed."""
+
+    error: list[Any] | None = None
+    """`CfsError.to_wire()`."""
+    attrs: tuple[Attr, ...] = ()
+    """Create, Link: the inode first, then the directory. Unlink, Rmdir: the removed inode (with
+    its new nlink) first, then the directory. Rename: moved, old directory, new directory, then the
+    replaced inode if any. Others: the inode. Cross-shard ones likewise."""
+
+
+class MutateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Answers in the order of the operations."""
+
+    at: int
+    results: tuple[OpResult, ...]
+
+
+# --- reads -------------------------------------------------------------------------------------
+
+
+class Lookup(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Find a name. `lease` asks for READ on the directory and on the inode (if in this shard)."""
+
+    shard: int
+    session: int
+    parent: int
+    name: bytes
+    lease: bool = True
+
+
+class LookupReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """`entry` None: the name is absent (ENOENT for a missing directory is an error instead)."""
+
+    at: int
+    entry: Entry | None
+    directory_lease: int
+    """Lease modes now held on the directory."""
+    lease: int
+    """Lease modes now held on the inode."""
+
+
+class GetAttr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Read attributes. `lease` may ask READ and OPEN. Raises ENOENT."""
+
+    shard: int
+    session: int
+    ino: int
+    lease: int = 0
+
+
+class GetAttrReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The attributes and the lease modes now held."""
+
+    at: int
+    attr: Attr
+    lease: int
+
+
+class ReadDir(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """List up to `limit` entries after `cookie` (0: from the start), with attributes and leases."""
+
+    shard: int
+    session: int
+    ino: int
+    cookie: int
+    limit: int
+    lease: bool = True
+
+
+class ReadDirReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Entries in cookie order. `lease`: modes held on the directory; `leased`: per entry, on its inode."""
+
+    at: int
+    entries: tuple[Entry, ...]
+    end: bool
+    lease: int
+    leased: tuple[int, ...]
+
+
+class Layout(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Read extents overlapping `[offset, offset + length)`; `lease` as in GetAttr (OPEN to open)."""
+
+    shard: int
+    session: int
+    ino: int
+    offset: int
+    length: int
+    lease: int = 0
+
+
+class LayoutReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Attributes and whole extents, inline bytes included, from `offset` on.
+
+    `end` is how far the answer reaches (a reply is bounded in bytes): ask again from there.
+    """
+
+    at: int
+    attr: Attr
+    extents: tuple[Extent, ...]
+    end: int
+    lease: int
+
+
+class GetXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Read one extended attribute; ENODATA."""
+
+    shard: int
+    session: int
+    ino: int
+    name: bytes
+
+
+class ListXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """List the names of extended attributes."""
+
+    shard: int
+    session: int
+    ino: int
+
+
+class XattrReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The value, or all names."""
+
+    at: int
+    value: bytes = b""
+    names: tuple[bytes, ...] = ()
+
+
+class StatFs(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Ask a shard for its totals."""
+
+    shard: int
+
+
+class StatFsReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Totals of one shard."""
+
+    inodes: int
+    logical_bytes: int
+    """Sum of file sizes less holes (allocated)."""
+    inline_bytes: int
+    """Sealed bytes stored in the shard itself."""
+
+
+# --- sessions and leases -----------------------------------------------------------------------
+
+
+class Held(msgspec.Struct, frozen=True, array_like=True):
+    """A lease: inode and modes."""
+
+    ino: int
+    modes: int
+
+
+class OpenSession(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Open the session in these shards or, with a new leader, reassert what is held there.
+
+    Replaces the leader's view of this session: exactly `held` (volatile READ and OPEN; WRITE is
+    replicated and only confirmed). Raises SessionExpired when the leader gave the session's
+    leases away: drop every cache of the shard, then call again with `held` empty and `renewed`.
+    """
+
+    shard: int
+    session: int
+    held: tuple[Held, ...] = ()
+    renewed: bool = False
+
+
+class OpenSessionReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """`term_ms`: how long, counted from sending a renewal, leases may be trusted.
+
+    `lost`: WRITE leases the client named that it no longer has.
+    """
+
+    term_ms: int
+    applied_seq: int
+    """Highest operation number of this session that took effect here."""
+    lost: tuple[int, ...] = ()
+
+
+class Renew(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Renew the session in all shards that the callee leads; `drop` gives volatile leases back."""
+
+    session: int
+    shards: tuple[int, ...]
+    drop: tuple[Held, ...] = ()
+
+
+class RenewReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Shards not renewed: not led here, or the session is unknown or expired there."""
+
+    not_led: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
+
+
+class Recall(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Leader to client: give these leases down to `modes` of each. Dirty data is committed first.
+
+    Answering means: flushed, and no longer trusted.
+    """
+
+    shard: int
+    session: int
+    at: int
+    leases: tuple[Held, ...]
+    """For each inode the modes that may stay (NONE or READ; OPEN is untouched)."""
+
+
+class Empty(msgspec.Struct, frozen=True, array_like=True):
+    """Nothing to say."""
