@@ -70,7 +70,8 @@ class MemoryStore:
 
     def get(self, key: bytes) -> bytes | None:
         """See `Reader.get`."""
-        return self._pairs.get(key)
+        value: bytes | None = self._pairs.get(key)
+        return value
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False

@@ -38,7 +38,10 @@ class Threads(Protocol):
 
 
 class Connection(Protocol):
-    """An authenticated byte stream. `peer_role`, `peer_name`, `peer_serial` come from its certificate."""
+    """An authenticated byte stream.
+
+    `peer_role`, `peer_name` and `peer_serial` come from the peer's certificate.
+    """
 
     peer_role: str
     peer_name: str
@@ -66,7 +69,10 @@ class Listener(Protocol):
         ...
 
     async def serve(self, handler: Callable[[Connection], object]) -> None:
-        """Accept for ever; `handler` is an async function run in a task of its own per connection."""
+        """Accept for ever.
+
+        `handler` is an async function, run in a task of its own per connection.
+        """
         ...
 
 

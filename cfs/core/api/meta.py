@@ -8,7 +8,7 @@ absent ones too; for a file its extents and data; for both the extended attribut
 
     READ   shared: what was learnt may be cached
     WRITE  exclusive: dirty data stays at the client; implies READ; files only
-    OPEN   a pin: an unlinked inode lives until it is dropped; never recalled, conflicts with nothing
+    OPEN   a pin: an unlinked inode lives until it is dropped; never recalled, never conflicts
 
 Every reply carries `at`, the shard's applied index it reflects; a cache keeps the newest.
 """
@@ -81,7 +81,8 @@ class ExtentKind(enum.IntEnum):
 class Extent(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A run of a file's bytes. The extents of a file tile `[0, size)`, holes explicit.
 
-    Bytes `[skip, skip + length)` of the chunk's plain text are the file's `[offset, offset + length)`.
+    Bytes `[skip, skip + length)` of the chunk's plain text are the file's
+    `[offset, offset + length)`.
     """
 
     offset: int
@@ -122,7 +123,7 @@ class Op(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=True):
     """Base of the operations that go through Raft."""
 
 
-class Create(Op, tag="create"):
+class Create(Op, frozen=True, kw_only=True, tag="create"):
     """Make a file, directory, symlink or node in `parent`, its inode in the parent's shard.
 
     Raises ENOENT (parent gone), ENOTDIR, EEXIST (detail `attr`: who is there), ENAMETOOLONG,
@@ -140,21 +141,21 @@ class Create(Op, tag="create"):
     lease: int = 0
 
 
-class Unlink(Op, tag="unlink"):
+class Unlink(Op, frozen=True, kw_only=True, tag="unlink"):
     """Remove a name that is not a directory. Raises ENOENT, EISDIR."""
 
     parent: int
     name: bytes
 
 
-class Rmdir(Op, tag="rmdir"):
+class Rmdir(Op, frozen=True, kw_only=True, tag="rmdir"):
     """Remove an empty directory. Raises ENOENT, ENOTDIR, ENOTEMPTY."""
 
     parent: int
     name: bytes
 
 
-class Link(Op, tag="link"):
+class Link(Op, frozen=True, kw_only=True, tag="link"):
     """Give a non-directory another name. Raises EEXIST, ENOENT, EPERM (directory), EMLINK."""
 
     ino: int
@@ -162,7 +163,7 @@ class Link(Op, tag="link"):
     name: bytes
 
 
-class Rename(Op, tag="rename"):
+class Rename(Op, frozen=True, kw_only=True, tag="rename"):
     """Rename as rename(2); `flags`: 1 NOREPLACE, 2 EXCHANGE. Replacing is atomic.
 
     Raises ENOENT, EEXIST, ENOTEMPTY, EISDIR, ENOTDIR, EINVAL (into its own subtree).
@@ -175,7 +176,7 @@ class Rename(Op, tag="rename"):
     flags: int = 0
 
 
-class SetAttr(Op, tag="setattr"):
+class SetAttr(Op, frozen=True, kw_only=True, tag="setattr"):
     """Change attributes; None leaves one as it is. ctime becomes the operation's time.
 
     `size` truncates or extends with a hole. Raises EFBIG, EINVAL, EISDIR, ENOENT.
@@ -190,7 +191,7 @@ class SetAttr(Op, tag="setattr"):
     mtime_ns: int | None = None
 
 
-class SetXattr(Op, tag="setxattr"):
+class SetXattr(Op, frozen=True, kw_only=True, tag="setxattr"):
     """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA, E2BIG..."""
 
     ino: int
@@ -199,14 +200,14 @@ class SetXattr(Op, tag="setxattr"):
     flags: int = 0
 
 
-class RemoveXattr(Op, tag="rmxattr"):
+class RemoveXattr(Op, frozen=True, kw_only=True, tag="rmxattr"):
     """Remove an extended attribute. Raises ENODATA."""
 
     ino: int
     name: bytes
 
 
-class Commit(Op, tag="commit"):
+class Commit(Op, frozen=True, kw_only=True, tag="commit"):
     """Replace ranges of a file by `extents` (ordered, disjoint, not nec. adjacent).
 
     `size` is the new size at least (None: grows only as the extents reach). Requires the WRITE
@@ -220,14 +221,17 @@ class Commit(Op, tag="commit"):
     mtime_ns: int | None = None
 
 
-class Acquire(Op, tag="acquire"):
+class Acquire(Op, frozen=True, kw_only=True, tag="acquire"):
     """Take the WRITE lease on a file (others are recalled first). ENOENT when it is gone."""
 
     ino: int
 
 
-class Release(Op, tag="release"):
-    """Give WRITE leases back (or down to READ, which the leader tracks). Unknown ones are no error."""
+class Release(Op, frozen=True, kw_only=True, tag="release"):
+    """Give WRITE leases back (or down to READ, which the leader tracks).
+
+    Unknown ones are no error.
+    """
 
     inos: tuple[int, ...]
 
@@ -318,7 +322,10 @@ class ReadDir(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class ReadDirReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Entries in cookie order. `lease`: modes held on the directory; `leased`: per entry, on its inode."""
+    """Entries in cookie order.
+
+    `lease`: modes held on the directory; `leased`: per entry, on its inode.
+    """
 
     at: int
     entries: tuple[Entry, ...]
@@ -328,7 +335,10 @@ class ReadDirReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Read extents overlapping `[offset, offset + length)`; `lease` as in GetAttr (OPEN to open)."""
+    """Read extents overlapping `[offset, offset + length)`.
+
+    `lease` as in GetAttr (OPEN to open).
+    """
 
     shard: int
     session: int

@@ -125,7 +125,10 @@ class StoreStat(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Blocks the volume logs occupy on disk."""
     index_bytes: int = 0
     raw_bytes: int = 0
-    """Plain bytes of segments whose first fragment is here: their sum over nodes is the deduplicated total."""
+    """Plain bytes of segments whose first fragment is here.
+
+    Their sum over nodes is the deduplicated total.
+    """
     sealed_bytes: int = 0
     """Sealed bytes of the same segments: the compressed total."""
     corrupt_reads: int = 0

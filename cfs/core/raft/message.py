@@ -76,7 +76,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=Tr
     term: int
 
 
-class PreVote(Message, tag=1):
+class PreVote(Message, frozen=True, kw_only=True, tag=1):
     """Would you vote for me? Changes nothing at the receiver."""
 
     last_index: int
@@ -84,13 +84,13 @@ class PreVote(Message, tag=1):
     transfer: bool = False
 
 
-class PreVoteReply(Message, tag=2):
+class PreVoteReply(Message, frozen=True, kw_only=True, tag=2):
     """The answer to a pre-vote."""
 
     granted: bool
 
 
-class Vote(Message, tag=3):
+class Vote(Message, frozen=True, kw_only=True, tag=3):
     """Vote for me in this term. `transfer`: the leader asked for it, leases do not protect."""
 
     last_index: int
@@ -98,13 +98,13 @@ class Vote(Message, tag=3):
     transfer: bool = False
 
 
-class VoteReply(Message, tag=4):
+class VoteReply(Message, frozen=True, kw_only=True, tag=4):
     """The answer to a vote request."""
 
     granted: bool
 
 
-class Append(Message, tag=5):
+class Append(Message, frozen=True, kw_only=True, tag=5):
     """Entries after `(previous_index, previous_term)`; empty ones probe."""
 
     previous_index: int
@@ -113,28 +113,28 @@ class Append(Message, tag=5):
     commit: int
 
 
-class AppendReply(Message, tag=6):
-    """`index`: matched up to here, or with `rejected` the hint where to try next (`hint_term` its term)."""
+class AppendReply(Message, frozen=True, kw_only=True, tag=6):
+    """`index`: matched up to here, or with `rejected` where to try next (`hint_term` its term)."""
 
     index: int
     rejected: bool = False
     hint_term: int = 0
 
 
-class Beat(Message, tag=7):
+class Beat(Message, frozen=True, kw_only=True, tag=7):
     """Heartbeat; `round` numbers it for leases and ReadIndex. `commit` never exceeds the match."""
 
     commit: int
     round: int
 
 
-class BeatReply(Message, tag=8):
+class BeatReply(Message, frozen=True, kw_only=True, tag=8):
     """Answer to a heartbeat."""
 
     round: int
 
 
-class TimeoutNow(Message, tag=9):
+class TimeoutNow(Message, frozen=True, kw_only=True, tag=9):
     """Leadership transfer: campaign at once."""
 
 
@@ -153,7 +153,8 @@ def encode(message: AnyMessage) -> bytes:
 
 def decode(data: bytes) -> AnyMessage:
     """Read a message; raises `msgspec.DecodeError` on anything else."""
-    return _DECODER.decode(data)
+    message: AnyMessage = _DECODER.decode(data)
+    return message
 
 
 # --- events: what the host tells the machine -----------------------------------------------------
@@ -163,26 +164,26 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the events."""
 
 
-class Tick(Event):
+class Tick(Event, frozen=True, kw_only=True):
     """Time is `now_ms` (monotonic, this host's)."""
 
     now_ms: int
 
 
-class Received(Event):
+class Received(Event, frozen=True, kw_only=True):
     """A peer's message arrived."""
 
     message: AnyMessage
 
 
-class Propose(Event):
+class Propose(Event, frozen=True, kw_only=True):
     """Replicate `data`. Effects hold `Proposed` or `Dropped` with the same `token`."""
 
     token: int
     data: bytes
 
 
-class ProposeConfig(Event):
+class ProposeConfig(Event, frozen=True, kw_only=True):
     """Change the membership to exactly these (joint consensus when needed)."""
 
     token: int
@@ -190,33 +191,34 @@ class ProposeConfig(Event):
     learners: tuple[int, ...] = ()
 
 
-class Read(Event):
+class Read(Event, frozen=True, kw_only=True):
     """Ask for a linearizable read. Effects, now or later: `ReadReady` or `ReadFailed`."""
 
     token: int
 
 
-class Saved(Event):
+class Saved(Event, frozen=True, kw_only=True):
     """The `Save` with this number, and all before it, are durable."""
 
     number: int
 
 
-class Compact(Event):
+class Compact(Event, frozen=True, kw_only=True):
     """State up to `index` is durable elsewhere: forget the log before it (less what lagging
-    followers, within the machine's bound, still need)."""
+    followers, within the machine's bound, still need).
+    """
 
     index: int
 
 
-class SnapshotSent(Event):
+class SnapshotSent(Event, frozen=True, kw_only=True):
     """Streaming to `peer` ended."""
 
     peer: int
     ok: bool
 
 
-class SnapshotRestored(Event):
+class SnapshotRestored(Event, frozen=True, kw_only=True):
     """The host installed a snapshot, durably; the log restarts after it. `sender`: who sent it."""
 
     meta: SnapshotMeta
@@ -224,22 +226,23 @@ class SnapshotRestored(Event):
     term: int
 
 
-class Transfer(Event):
+class Transfer(Event, frozen=True, kw_only=True):
     """Hand leadership to `peer`."""
 
     peer: int
 
 
-# --- effects: what the machine asks of the host ----------------------------------------------------
+# --- effects: what the machine asks of the host -------------------------------------------------
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the effects."""
 
 
-class Save(Effect):
+class Save(Effect, frozen=True, kw_only=True):
     """Make durable: the hard state, then `entries`, which replace everything from their first
-    index on (`truncate_from` set when the old tail goes without replacement, too)."""
+    index on (`truncate_from` set when the old tail goes without replacement, too).
+    """
 
     number: int
     state: HardState
@@ -247,20 +250,20 @@ class Save(Effect):
     truncate_from: int | None = None
 
 
-class Send(Effect):
+class Send(Effect, frozen=True, kw_only=True):
     """Send to `message.receiver`. `after_save`: only when every earlier `Save` is durable."""
 
     message: AnyMessage
     after_save: bool
 
 
-class Apply(Effect):
+class Apply(Effect, frozen=True, kw_only=True):
     """These entries are committed: apply them in order."""
 
     entries: tuple[Entry, ...]
 
 
-class Proposed(Effect):
+class Proposed(Effect, frozen=True, kw_only=True):
     """The proposal sits at `(index, term)`; it took effect if that entry is applied."""
 
     token: int
@@ -268,28 +271,28 @@ class Proposed(Effect):
     term: int
 
 
-class Dropped(Effect):
+class Dropped(Effect, frozen=True, kw_only=True):
     """The proposal was not taken: not the leader, transferring, or too many in flight."""
 
     token: int
     leader: int | None
 
 
-class ReadReady(Effect):
+class ReadReady(Effect, frozen=True, kw_only=True):
     """Reading is linearizable once `index` is applied."""
 
     token: int
     index: int
 
 
-class ReadFailed(Effect):
+class ReadFailed(Effect, frozen=True, kw_only=True):
     """Leadership was lost or never there."""
 
     token: int
     leader: int | None
 
 
-class RoleChanged(Effect):
+class RoleChanged(Effect, frozen=True, kw_only=True):
     """`role`: follower, candidate, leader, learner. `leader`: who leads `term`, if known."""
 
     role: str
@@ -297,13 +300,13 @@ class RoleChanged(Effect):
     leader: int | None
 
 
-class ConfigChanged(Effect):
+class ConfigChanged(Effect, frozen=True, kw_only=True):
     """The membership in force."""
 
     config: Config
 
 
-class SendSnapshot(Effect):
+class SendSnapshot(Effect, frozen=True, kw_only=True):
     """Stream state as of at least the compacted index to `peer`."""
 
     peer: int

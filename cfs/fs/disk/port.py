@@ -24,7 +24,7 @@ class File(Protocol):
         ...
 
     def sync(self) -> None:
-        """fdatasync."""
+        """Fdatasync."""
         ...
 
     def punch(self, offset: int, length: int) -> None:
