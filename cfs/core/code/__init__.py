@@ -1,0 +1,4 @@
+"""Erasure coding: how a segment becomes fragments that survive the loss of any `parity` of them.
+
+erasure  encode, decode, reconstruct, and where a byte range lies (Reed-Solomon, ISA-L)
+"""
