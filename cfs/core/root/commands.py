@@ -1,0 +1,232 @@
+"""What may be proposed to the root group, and what an answer looks like.
+
+A command carries every decision that needs a clock, chance, keys or a plan: the leader makes it,
+the machine checks that it still holds. One version byte, then a tagged msgpack array.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cfs.core.api.cluster import Node, Profile, ShardPlacement
+from cfs.core.errors import CfsError, Malformed
+
+VERSION = 1
+ROUND_SEGMENTS_MAX = 4096
+"""Segments of one garbage round: 64 KiB in one Raft entry."""
+SESSION_COUNT_MAX = 1024
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=True):
+    """Base of the commands."""
+
+
+class CreateCluster(Command, frozen=True, kw_only=True, tag="create"):
+    """Make the cluster: once; again with the same id changes nothing and succeeds."""
+
+    cluster_id: bytes
+    name: str
+    site: int
+    shard_count: int
+    placement_count: int
+    profile: Profile
+    ca_bundle: bytes
+    created_ms: int
+    node: Node
+    """The first meta node: sole voter of every group."""
+    certificate_expires_ms: int
+    secrets: dict[str, bytes]
+    volume_key: bytes
+    """Version 1, wrapped."""
+
+
+class MintToken(Command, frozen=True, kw_only=True, tag="mint"):
+    """Remember an enrolment token; forgets those that expired before `now_ms`."""
+
+    token_id: bytes
+    role: str
+    expires_ms: int
+    serial: int
+    now_ms: int
+
+
+class RevokeToken(Command, frozen=True, kw_only=True, tag="unmint"):
+    """Make a token useless."""
+
+    token_id: bytes
+
+
+class Admit(Command, frozen=True, kw_only=True, tag="admit"):
+    """Use a token: record the certificate and, for meta and storage, the node (its id: value).
+
+    The same key asking again gets the same node id. Storage and meta nodes begin as JOINING.
+    """
+
+    token_id: bytes
+    key_digest: bytes
+    now_ms: int
+    role: str
+    name: str
+    host: str
+    port: int
+    domain: str
+    weight: float
+    serial: int
+    expires_ms: int
+
+
+class IssueCertificate(Command, frozen=True, kw_only=True, tag="issue"):
+    """Record a certificate for an identity already known; a node's becomes the one in force.
+
+    Forgets certificates that expired before `now_ms`.
+    """
+
+    serial: int
+    role: str
+    name: str
+    node_id: int
+    expires_ms: int
+    now_ms: int
+
+
+class RevokeCertificates(Command, frozen=True, kw_only=True, tag="revoke"):
+    """Refuse these serials from now on. Value: how many were not refused before."""
+
+    serials: tuple[int, ...]
+
+
+class StateChange(msgspec.Struct, frozen=True, array_like=True):
+    """Move a node from one state to another; refused when it is not in `old`."""
+
+    node_id: int
+    old: str
+    new: str
+
+
+class SetStates(Command, frozen=True, kw_only=True, tag="states"):
+    """Change node states: all, or none when one does not hold any more."""
+
+    changes: tuple[StateChange, ...]
+
+
+class SetNode(Command, frozen=True, kw_only=True, tag="node"):
+    """Change what is known of a node; None leaves a field as it is."""
+
+    node_id: int
+    host: str | None = None
+    port: int | None = None
+    domain: str | None = None
+    weight: float | None = None
+
+
+class Place(Command, frozen=True, kw_only=True, tag="place"):
+    """Set placement lists, planned from `placement_epoch`.
+
+    Once a session was issued data may exist: from then on members are only appended to a list.
+    """
+
+    placement_epoch: int
+    lists: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class PlaceGroups(Command, frozen=True, kw_only=True, tag="groups"):
+    """Set the replicas of Raft groups, planned from `placement_epoch`."""
+
+    placement_epoch: int
+    groups: tuple[ShardPlacement, ...]
+
+
+class IssueSessions(Command, frozen=True, kw_only=True, tag="sessions"):
+    """Hand out `count` session ids. Value: the first."""
+
+    count: int = 1
+
+
+class PutSecret(Command, frozen=True, kw_only=True, tag="secret"):
+    """Store a wrapped secret."""
+
+    name: str
+    blob: bytes
+
+
+class AddVolumeKey(Command, frozen=True, kw_only=True, tag="key"):
+    """Store the wrapped volume key `version`, which must be the next; it seals new chunks."""
+
+    version: int
+    blob: bytes
+
+
+class RotateAuthority(Command, frozen=True, kw_only=True, tag="authority"):
+    """Replace the authority's wrapped key and the bundle of trusted certificates."""
+
+    blob: bytes
+    ca_bundle: bytes
+
+
+class OpenRound(Command, frozen=True, kw_only=True, tag="open"):
+    """Open a garbage round over `segments`. Value: its number."""
+
+    segments: tuple[bytes, ...]
+
+
+class AdvanceRound(Command, frozen=True, kw_only=True, tag="advance"):
+    """Move a round on: to DELETING (then `pending` owe the deletion), WITHDRAWING or OWED."""
+
+    number: int
+    phase: int
+    pending: tuple[int, ...] = ()
+
+
+class RoundDeleted(Command, frozen=True, kw_only=True, tag="deleted"):
+    """These nodes deleted the round's fragments."""
+
+    number: int
+    nodes: tuple[int, ...]
+
+
+class CloseRound(Command, frozen=True, kw_only=True, tag="close"):
+    """Forget a round: withdrawn everywhere, or collected everywhere with nothing pending."""
+
+    number: int
+
+
+AnyCommand = (
+    CreateCluster | MintToken | RevokeToken | Admit | IssueCertificate | RevokeCertificates
+    | SetStates | SetNode | Place | PlaceGroups | IssueSessions | PutSecret | AddVolumeKey
+    | RotateAuthority | OpenRound | AdvanceRound | RoundDeleted | CloseRound
+)  # fmt: skip
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(AnyCommand)
+_VERSION_BYTE = bytes([VERSION])
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The answer to a command: an error and nothing changed, or a number."""
+
+    error: CfsError | None = None
+    value: int = 0
+
+    def unwrap(self) -> int:
+        """Give the number; raises the error."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+def encode(command: AnyCommand) -> bytes:
+    """Give the bytes of a command."""
+    return _VERSION_BYTE + _ENCODER.encode(command)
+
+
+def decode(data: bytes) -> AnyCommand:
+    """Read a command; raises Malformed on anything else."""
+    if data[:1] != _VERSION_BYTE:
+        raise Malformed(f"root command of unknown version {data[:1].hex()}")
+    try:
+        command: AnyCommand = _DECODER.decode(memoryview(data)[1:])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise Malformed(f"root command: {error}") from error
+    return command

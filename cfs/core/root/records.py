@@ -1,0 +1,187 @@
+"""The root group's records: keys, values, versions.
+
+Every value is one version byte, then a msgpack array (`cfs.core.api` rules: new fields go last,
+with a default). Keys, all big endian:
+
+    "c"                       ClusterRecord     written once
+    "x"                       Counters          rises only
+    "n" node u32              NodeRecord
+    "g" Raft group u32        ShardPlacement
+    "p" placement group u32   PlacementRecord
+    "t" token id              TokenRecord
+    "s" serial u64            CertificateRecord
+    "k" name                  SecretRecord      wrapped under the master key; opaque here
+    "o" round u64             RoundRecord
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, TypeVar
+
+import msgspec
+
+from cfs.core.api.cluster import Node, NodeState, Profile, ShardPlacement
+from cfs.core.errors import Corrupt
+from cfs.core.kv import Reader, prefix_end
+
+VERSION = 1
+
+CLUSTER_KEY = b"c"
+COUNTERS_KEY = b"x"
+NODE_PREFIX = b"n"
+GROUP_PREFIX = b"g"
+PLACEMENT_PREFIX = b"p"
+TOKEN_PREFIX = b"t"
+CERTIFICATE_PREFIX = b"s"
+SECRET_PREFIX = b"k"
+ROUND_PREFIX = b"o"
+
+SECRET_CA = "ca"  # noqa: S105 - a name
+"""Name of the secret that holds the certificate authority's private key."""
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What is decided when the cluster is made; only `ca_bundle` may change."""
+
+    cluster_id: bytes
+    name: str
+    site: int
+    shard_count: int
+    placement_count: int
+    profile: Profile
+    ca_bundle: bytes
+    """Certificates of every authority still trusted (PEM)."""
+    created_ms: int
+
+
+class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Numbers that only rise."""
+
+    epoch: int = 1
+    next_node: int = 1
+    next_session: int = 1
+    next_round: int = 1
+    key_version: int = 1
+    placement_epoch: int = 1
+    """Epoch of the last change of nodes, states or placement: what a plan was made from."""
+
+
+class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A node as the map shows it, and what it returns to."""
+
+    node: Node
+    resting: NodeState
+    """The state it has again when it comes back from DOWN."""
+
+
+class PlacementRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Storage nodes of a placement group in fragment order."""
+
+    members: tuple[int, ...]
+
+
+class TokenRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """An enrolment token: works once, for one role, until it expires."""
+
+    token_id: bytes
+    role: str
+    expires_ms: int
+    """Wall clock."""
+    serial: int
+    """Serial of the certificate inside the token."""
+    used_by: bytes = b""
+    """Digest of the public key it enrolled; empty: unused. The same key may ask again."""
+    node_id: int = 0
+    revoked: bool = False
+
+
+class CertificateRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A certificate that was issued."""
+
+    serial: int
+    role: str
+    name: str
+    node_id: int
+    expires_ms: int
+    revoked: bool = False
+
+
+class SecretRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A secret, wrapped under the master key."""
+
+    blob: bytes
+
+
+class Phase(enum.IntEnum):
+    """Where a garbage round stands."""
+
+    CONDEMNING = 0
+    """Condemned in some shards, perhaps all; nothing deleted."""
+    DELETING = 1
+    """Every shard confirmed it: fragments are being deleted. There is no way back."""
+    WITHDRAWING = 2
+    """Some shard still refers to a segment of it: being withdrawn."""
+    OWED = 3
+    """Collected in every shard; `pending` nodes still have to delete when they are back."""
+
+
+class RoundRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A garbage round."""
+
+    number: int
+    phase: Phase
+    segments: tuple[bytes, ...]
+    pending: tuple[int, ...]
+    """Storage nodes that have not confirmed the deletion."""
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (
+        ClusterRecord, Counters, NodeRecord, ShardPlacement, PlacementRecord, TokenRecord,
+        CertificateRecord, SecretRecord, RoundRecord,
+    )
+}  # fmt: skip
+_T = TypeVar("_T")
+_VERSION_BYTE = bytes([VERSION])
+
+
+def encode(record: object) -> bytes:
+    """Give the stored bytes of a record."""
+    return _VERSION_BYTE + _ENCODER.encode(record)
+
+
+def decode(kind: type[_T], value: bytes) -> _T:
+    """Read a record; raises Corrupt on a version this program does not know."""
+    if value[:1] != _VERSION_BYTE:
+        raise Corrupt(f"root record {kind.__name__} has unknown version {value[:1].hex()}: upgrade")
+    record: _T = _DECODERS[kind].decode(memoryview(value)[1:])
+    return record
+
+
+def number_key(prefix: bytes, number: int) -> bytes:
+    """Key of a node, Raft group or placement group."""
+    return prefix + number.to_bytes(4, "big")
+
+
+def long_key(prefix: bytes, number: int) -> bytes:
+    """Key of a certificate or a round."""
+    return prefix + number.to_bytes(8, "big")
+
+
+def get(kv: Reader, kind: type[_T], key: bytes) -> _T | None:
+    """Read one record, or None."""
+    value = kv.get(key)
+    return None if value is None else decode(kind, value)
+
+
+def get_all(kv: Reader, kind: type[_T], prefix: bytes) -> list[_T]:
+    """Read every record under a prefix, in key order."""
+    return [decode(kind, value) for _, value in kv.scan(prefix, prefix_end(prefix))]
+
+
+def get_counters(kv: Reader) -> Counters:
+    """Read the counters; their first values before the cluster is made."""
+    return get(kv, Counters, COUNTERS_KEY) or Counters()
