@@ -1,0 +1,389 @@
+"""The write-ahead log that all Raft replicas of a node share: group commit, replay, reclaim.
+
+Decides what is durable and what of the log may go. `wal_format` owns the bytes.
+
+* `write` puts a batch of records of any groups down in one append and one sync; when it returns
+  they are durable. One thread calls it. If it raises, nothing more may be written: after a failed
+  sync nobody knows what the disk holds, so the log refuses (LogFailed) and the node must stop.
+* Opening replays: per group the hard state, the snapshot mark and the entries after it. Only
+  whole batches count. A torn tail is cut and `torn` says so; every replica then carries a durable
+  `doubtful` until the host lifts it, because a cut record may have been acknowledged. Damage
+  before valid later batches raises Corrupt and changes nothing.
+* The file grows to `segment_bytes`, then the next batch opens a new segment. That batch begins
+  with every group's state and mark, so that older segments matter only for entries. Beyond
+  `SEGMENTS_MAX` the oldest goes: live entries that idle groups still have in it are copied
+  ahead into the same batch, and the file is removed once that batch is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from cfs.core.errors import CfsError, Corrupt
+from cfs.core.raft.message import Config, Entry, HardState, SnapshotMeta
+from cfs.fs.disk.port import Directory, File
+from cfs.fs.meta.wal_format import (
+    SEGMENT_HEADER_BYTES,
+    Kind,
+    Record,
+    Segment,
+    encode_batch,
+    parse_segment,
+    segment_header,
+)
+
+SEGMENT_BYTES = 64 << 20
+SEGMENTS_MAX = 3
+"""Segments kept: bounds the disk the log takes and the time a replay takes."""
+COPY_BYTES_MAX = 16 << 20
+"""Live entries copied to free a segment; with more than that the segment stays one turn longer."""
+
+NO_SNAPSHOT = SnapshotMeta(index=0, term=0, config=Config())
+
+
+class LogFailed(CfsError):  # noqa: N818 - the tree names failures, not errors
+    """The log could not be written or synced: the node must stop, and replay when it restarts."""
+
+
+class Replayed(msgspec.Struct, kw_only=True):
+    """One group as the log gives it back."""
+
+    state: HardState = HardState()
+    snapshot: SnapshotMeta = NO_SNAPSHOT
+    entries: list[Entry] = []
+    """Consecutive, the first one right after `snapshot.index`."""
+    doubtful: bool = False
+
+
+class _Span(msgspec.Struct):
+    """Live entries `first..last` of a group, in one segment."""
+
+    first: int
+    last: int
+    sequence: int
+
+
+class _Live(msgspec.Struct):
+    """What a checkpoint must repeat for a group, and where its entries lie, in index order."""
+
+    state: HardState = HardState()
+    snapshot: SnapshotMeta = NO_SNAPSHOT
+    doubtful: bool = False
+    spans: list[_Span] = []
+
+
+class Wal:
+    """The log in `directory`, which it owns. Blocking; opening replays.
+
+    Raises Corrupt for damage, LogFailed when cutting a torn tail fails.
+    """
+
+    def __init__(self, directory: Directory, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._live: dict[int, _Live] = {}
+        self._sizes: dict[int, int] = {}
+        self._file: File | None = None
+        self._sequence = 0
+        self._offset = 0
+        self._batch = 1
+        self._failed = False
+        self.torn: str | None = None
+        """Where a torn tail was cut, for people; None when there was none."""
+        self.replayed: dict[int, Replayed] = {}
+        """What the log held when it was opened; the host takes it over."""
+        try:
+            self._replay()
+        except OSError as error:
+            raise LogFailed(f"the write-ahead log cannot be opened: {error}") from error
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Make a batch durable. Raises LogFailed, then and ever after."""
+        if self._failed:
+            raise LogFailed("the write-ahead log failed before: restart the node")
+        if not records:
+            return
+        try:
+            self._write(records)
+        except (OSError, CfsError) as error:
+            self._failed = True
+            raise LogFailed(f"the write-ahead log failed ({error}): the node must stop") from error
+
+    def bytes_used(self) -> int:
+        """Give the bytes of all segments."""
+        return sum(self._sizes.values())
+
+    def close(self) -> None:
+        """Close the file; what `write` returned from is durable already."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def _write(self, records: Sequence[Record]) -> None:
+        doomed: list[int] = []
+        parts: list[bytes | memoryview] = []
+        if self._file is None or self._offset >= self._segment_bytes:
+            self._roll()
+        if self._offset == 0:
+            parts.append(segment_header(self._sequence))
+            checkpoint, doomed = self._checkpoint()
+            records = [*checkpoint, *records]
+        assert self._file is not None
+        offset = self._offset + (SEGMENT_HEADER_BYTES if parts else 0)
+        parts += encode_batch(records, sequence=self._sequence, offset=offset, batch=self._batch)
+        self._file.append(parts)
+        self._file.sync()
+        self._offset += sum(map(len, parts))
+        self._sizes[self._sequence] = self._offset
+        self._batch += 1
+        for record in records:
+            self._note(record, self._sequence)
+        if doomed:
+            for sequence in doomed:
+                self._directory.remove(_name(sequence))
+                del self._sizes[sequence]
+            self._directory.sync()
+
+    def _roll(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._sequence += 1
+        self._file = self._directory.open(_name(self._sequence), create=True)
+        self._directory.sync()
+        self._sizes[self._sequence] = 0
+        self._offset = 0
+        self._batch = 1
+
+    def _checkpoint(self) -> tuple[list[Record], list[int]]:
+        """Give what a new segment opens with, and the segments that may go once it is durable."""
+        records: list[Record] = []
+        for group, live in self._live.items():
+            records.append(Record(Kind.MARK, group, live.snapshot))
+            records.append(Record(Kind.STATE, group, live.state))
+            if live.doubtful:
+                records.append(Record(Kind.DOUBT, group, True))
+        doomed: list[int] = []
+        size = 0
+        for sequence in sorted(self._sizes)[: max(0, len(self._sizes) - SEGMENTS_MAX)]:
+            copies = self._copies(sequence)
+            size += sum(len(e.data) for r in copies for e in r.body)
+            if size > COPY_BYTES_MAX:
+                break
+            records += copies
+            doomed.append(sequence)
+        return records, doomed
+
+    def _copies(self, sequence: int) -> list[Record]:
+        """Read back the live entries of a segment; raises Corrupt when it no longer has them."""
+        wanted = {
+            group: [s for s in live.spans if s.sequence == sequence]
+            for group, live in self._live.items()
+        }
+        wanted = {group: spans for group, spans in wanted.items() if spans}
+        if not wanted:
+            return []
+        found: dict[int, dict[int, Entry]] = {group: {} for group in wanted}
+        for batch in self._read(sequence).batches:
+            for kind, group, body in batch:
+                if group in found and kind in (Kind.ENTRIES, Kind.COPY):
+                    found[group].update((entry.index, entry) for entry in body)
+        records = []
+        for group, spans in wanted.items():
+            for span in spans:
+                indexes = range(span.first, span.last + 1)
+                if any(i not in found[group] for i in indexes):
+                    raise Corrupt(f"{_name(sequence)} lost entries of group {group}")
+                copied = tuple(found[group][i] for i in indexes)
+                records.append(Record(Kind.COPY, group, copied))
+        return records
+
+    def _note(self, record: Record, sequence: int) -> None:
+        """Keep account of what is live after a durable record."""
+        kind, group, body = record
+        if kind is Kind.REMOVE:
+            self._live.pop(group, None)
+            return
+        live = self._live.get(group)
+        if live is None:
+            live = self._live[group] = _Live()
+        match kind:
+            case Kind.STATE:
+                live.state = body
+            case Kind.ENTRIES if body:
+                _cut(live.spans, body[0].index)
+                _extend(live.spans, body[0].index, body[-1].index, sequence)
+            case Kind.COPY if body:
+                _move(live.spans, body[0].index, body[-1].index, sequence)
+            case Kind.TRUNCATE:
+                _cut(live.spans, body)
+            case Kind.MARK:
+                live.snapshot = body
+                _drop(live.spans, body.index)
+            case Kind.RESET:
+                live.snapshot = body
+                live.spans.clear()
+            case Kind.DOUBT:
+                live.doubtful = body
+            case _:
+                pass
+
+    # --- replay --------------------------------------------------------------------------------
+
+    def _replay(self) -> None:
+        sequences = sorted(s for s in map(_sequence, self._directory.names()) if s is not None)
+        found: dict[int, _Replay] = {}
+        for sequence in sequences:
+            segment = self._read(sequence)
+            if sequence == sequences[-1]:
+                self._cut_tail(sequence, segment.whole_bytes)
+                self._batch = len(segment.batches) + 1
+            elif segment.whole_bytes != self._sizes[sequence]:
+                raise Corrupt(
+                    f"{_name(sequence)} is damaged at offset {segment.whole_bytes} (later segments "
+                    "exist): remove this replica and let its peers rebuild it",
+                    file=_name(sequence),
+                    offset=segment.whole_bytes,
+                )
+            for batch in segment.batches:
+                for record in batch:
+                    _replay_record(found, record)
+                    self._note(record, sequence)
+        self.replayed = {group: replay.finish(group) for group, replay in found.items()}
+        if self.torn is not None and self._live:
+            for replayed in self.replayed.values():
+                replayed.doubtful = True
+            self.write([Record(Kind.DOUBT, group, True) for group in self._live])
+
+    def _read(self, sequence: int) -> Segment:
+        name = _name(sequence)
+        file = self._directory.open(name)
+        try:
+            data = file.pread(0, file.size())
+        finally:
+            file.close()
+        self._sizes[sequence] = len(data)
+        return parse_segment(data, name=name, sequence=sequence)
+
+    def _cut_tail(self, sequence: int, whole_bytes: int) -> None:
+        """Continue in the last segment after its last whole batch."""
+        self._file = self._directory.open(_name(sequence))
+        self._sequence = sequence
+        self._offset = whole_bytes
+        if (size := self._sizes[sequence]) > whole_bytes:
+            self.torn = f"{_name(sequence)}: {size - whole_bytes} bytes cut at {whole_bytes}"
+            self._file.truncate(whole_bytes)
+        self._file.sync()
+        self._sizes[sequence] = whole_bytes
+
+
+class _Replay:
+    """A group while its records go by."""
+
+    def __init__(self) -> None:
+        self.result = Replayed()
+        self.entries: dict[int, Entry] = {}
+        self.last = 0
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Take entries without replacing others."""
+        self.entries.update((entry.index, entry) for entry in entries)
+        self.last = max(self.last, entries[-1].index)
+
+    def forget(self, start: int) -> None:
+        """Drop everything from index `start` on."""
+        for index in range(start, self.last + 1):
+            self.entries.pop(index, None)
+        self.last = min(self.last, start - 1)
+
+    def finish(self, group: int) -> Replayed:
+        """Give the result. Raises Corrupt when an entry is missing."""
+        result = self.result
+        first = result.snapshot.index + 1
+        for index in range(first, first + len(self.entries)):
+            if index not in self.entries:
+                raise Corrupt(f"the write-ahead log lost entry {index} of group {group}")
+            result.entries.append(self.entries[index])
+        return result
+
+
+def _replay_record(  # noqa: C901 - one branch a kind
+    found: dict[int, _Replay], record: Record
+) -> None:
+    kind, group, body = record
+    if kind is Kind.REMOVE:
+        found.pop(group, None)
+        return
+    replay = found.get(group)
+    if replay is None:
+        replay = found[group] = _Replay()
+    match kind:
+        case Kind.STATE:
+            replay.result.state = body
+        case Kind.ENTRIES if body:
+            replay.forget(body[0].index)
+            replay.add(body)
+        case Kind.COPY if body:
+            replay.add(body)
+        case Kind.TRUNCATE:
+            replay.forget(body)
+        case Kind.MARK:
+            replay.result.snapshot = body
+            for index in [i for i in replay.entries if i <= body.index]:
+                del replay.entries[index]
+        case Kind.RESET:
+            replay.result.snapshot = body
+            replay.forget(0)
+        case Kind.DOUBT:
+            replay.result.doubtful = body
+        case _:
+            pass
+
+
+def _cut(spans: list[_Span], start: int) -> None:
+    """Forget everything from index `start` on."""
+    while spans and spans[-1].first >= start:
+        spans.pop()
+    if spans and spans[-1].last >= start:
+        spans[-1].last = start - 1
+
+
+def _drop(spans: list[_Span], index: int) -> None:
+    """Forget everything up to `index`."""
+    gone = 0
+    while gone < len(spans) and spans[gone].last <= index:
+        gone += 1
+    del spans[:gone]
+    if spans and spans[0].first <= index:
+        spans[0].first = index + 1
+
+
+def _extend(spans: list[_Span], first: int, last: int, sequence: int) -> None:
+    if spans and spans[-1].sequence == sequence and spans[-1].last + 1 == first:
+        spans[-1].last = last
+    else:
+        spans.append(_Span(first, last, sequence))
+
+
+def _move(spans: list[_Span], first: int, last: int, sequence: int) -> None:
+    """Note that live entries `first..last`, or what is left of them, now lie in `sequence`."""
+    before = [s for s in spans if s.last < first]
+    after = [s for s in spans if s.first > last]
+    for span in spans:
+        if span.first <= last < span.last:
+            after.insert(0, _Span(last + 1, span.last, span.sequence))
+        if span.first < first <= span.last:
+            before.append(_Span(span.first, first - 1, span.sequence))
+    spans[:] = [*before, _Span(first, last, sequence), *after]
+
+
+def _name(sequence: int) -> str:
+    return f"wal-{sequence:016x}"
+
+
+def _sequence(name: str) -> int | None:
+    prefix, _, digits = name.partition("-")
+    return int(digits, 16) if prefix == "wal" and len(digits) == 16 else None
