@@ -3,6 +3,7 @@
 records   what is stored under which key, each record with its version byte
 commands  what may be proposed to the group
 machine   how a command changes the records, deterministic, never raising
+nodes     the part of the machine that changes nodes, placement and sessions
 rounds    the part of the machine that numbers and remembers garbage rounds
 map       how the records are read back as the cluster map
 """

@@ -103,6 +103,8 @@ class StateChange(msgspec.Struct, frozen=True, array_like=True):
     node_id: int
     old: str
     new: str
+    settled: bool = True
+    """False: only for now; the node returns to its last settled state when it is back."""
 
 
 class SetStates(Command, frozen=True, kw_only=True, tag="states"):

@@ -19,14 +19,13 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, records, rounds
+from cfs.core.root import commands, nodes, records, rounds
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
     ClusterRecord,
     Counters,
     NodeRecord,
-    PlacementRecord,
     SecretRecord,
     TokenRecord,
     encode,
@@ -102,16 +101,16 @@ def _create(kv: Writer, command: commands.CreateCluster) -> int:
             )
         ),
     )
-    _put_counters(kv, Counters(next_node=node.node_id + 1))
-    _put_node(kv, NodeRecord(node=node, resting=NodeState.IN))
+    records.put_counters(kv, Counters(next_node=node.node_id + 1))
+    records.put_node(kv, NodeRecord(node=node, resting=NodeState.IN))
     for group in range(command.shard_count + 1):
-        _put_group(kv, ShardPlacement(group=group, voters=(node.node_id,)))
+        records.put_group(kv, ShardPlacement(group=group, voters=(node.node_id,)))
     for number in range(command.placement_count):
-        _put_list(kv, number, ())
+        records.put_list(kv, number, ())
     for name, blob in command.secrets.items():
-        _put_secret(kv, name, blob)
-    _put_secret(kv, volume_key_name(1), command.volume_key)
-    _put_certificate(
+        records.put_secret(kv, name, blob)
+    records.put_secret(kv, volume_key_name(1), command.volume_key)
+    records.put_certificate(
         kv,
         CertificateRecord(
             serial=node.serial,
@@ -125,7 +124,7 @@ def _create(kv: Writer, command: commands.CreateCluster) -> int:
 
 
 def _put_secret_command(kv: Writer, command: commands.PutSecret) -> int:
-    _put_secret(kv, command.name, command.blob)
+    records.put_secret(kv, command.name, command.blob)
     return 0
 
 
@@ -133,8 +132,8 @@ def _add_volume_key(kv: Writer, command: commands.AddVolumeKey) -> int:
     counters = get_counters(kv)
     if command.version != counters.key_version + 1:
         raise Retryable(f"the volume key in force has version {counters.key_version} by now")
-    _put_secret(kv, volume_key_name(command.version), command.blob)
-    _bump(kv, key_version=command.version)
+    records.put_secret(kv, volume_key_name(command.version), command.blob)
+    records.bump(kv, key_version=command.version)
     return command.version
 
 
@@ -143,7 +142,7 @@ def _rotate_authority(kv: Writer, command: commands.RotateAuthority) -> int:
     assert cluster is not None
     replaced = msgspec.structs.replace(cluster, ca_bundle=command.ca_bundle)
     kv.put(records.CLUSTER_KEY, encode(replaced))
-    _put_secret(kv, records.SECRET_CA, command.blob)
+    records.put_secret(kv, records.SECRET_CA, command.blob)
     return 0
 
 
@@ -157,7 +156,7 @@ def _mint(kv: Writer, command: commands.MintToken) -> int:
     key = records.TOKEN_PREFIX + command.token_id
     if kv.get(key) is not None:
         raise Refused("this token exists already")
-    _put_token(
+    records.put_token(
         kv,
         TokenRecord(
             token_id=command.token_id,
@@ -173,7 +172,7 @@ def _revoke_token(kv: Writer, command: commands.RevokeToken) -> int:
     token = get(kv, TokenRecord, records.TOKEN_PREFIX + command.token_id)
     if token is None:
         raise NotFound("there is no such token; it may have expired")
-    _put_token(kv, msgspec.structs.replace(token, revoked=True))
+    records.put_token(kv, msgspec.structs.replace(token, revoked=True))
     return 0
 
 
@@ -199,8 +198,10 @@ def _admit(kv: Writer, command: commands.Admit) -> int:
     node_id = token.node_id
     if command.role in _NODE_ROLES:
         node_id = _admit_node(kv, command, node_id)
-    _put_token(kv, msgspec.structs.replace(token, used_by=command.key_digest, node_id=node_id))
-    _put_certificate(
+    records.put_token(
+        kv, msgspec.structs.replace(token, used_by=command.key_digest, node_id=node_id)
+    )
+    records.put_certificate(
         kv,
         CertificateRecord(
             serial=command.serial,
@@ -233,8 +234,8 @@ def _admit_node(kv: Writer, command: commands.Admit, known: int) -> int:
         serial=command.serial,
     )
     resting = NodeState.JOINING if before is None else before.resting
-    _put_node(kv, NodeRecord(node=node, resting=resting))
-    _bump(kv, placed=True, next_node=max(counters.next_node, node_id + 1))
+    records.put_node(kv, NodeRecord(node=node, resting=resting))
+    records.bump(kv, placed=True, next_node=max(counters.next_node, node_id + 1))
     return node_id
 
 
@@ -242,7 +243,7 @@ def _issue(kv: Writer, command: commands.IssueCertificate) -> int:
     for certificate in records.get_all(kv, CertificateRecord, records.CERTIFICATE_PREFIX):
         if certificate.expires_ms < command.now_ms:
             kv.delete(long_key(records.CERTIFICATE_PREFIX, certificate.serial))
-    _put_certificate(
+    records.put_certificate(
         kv,
         CertificateRecord(
             serial=command.serial,
@@ -255,8 +256,8 @@ def _issue(kv: Writer, command: commands.IssueCertificate) -> int:
     known = get(kv, NodeRecord, number_key(records.NODE_PREFIX, command.node_id))
     if known is not None:
         node = msgspec.structs.replace(known.node, serial=command.serial)
-        _put_node(kv, msgspec.structs.replace(known, node=node))
-        _bump(kv)
+        records.put_node(kv, msgspec.structs.replace(known, node=node))
+        records.bump(kv)
     return 0
 
 
@@ -270,152 +271,10 @@ def _revoke(kv: Writer, command: commands.RevokeCertificates) -> int:
     for serial in command.serials:
         certificate = get(kv, CertificateRecord, long_key(records.CERTIFICATE_PREFIX, serial))
         assert certificate is not None
-        _put_certificate(kv, msgspec.structs.replace(certificate, revoked=True))
+        records.put_certificate(kv, msgspec.structs.replace(certificate, revoked=True))
     if count:
-        _bump(kv)
+        records.bump(kv)
     return count
-
-
-# --- nodes and placement -------------------------------------------------------------------------
-
-
-def _set_states(kv: Writer, command: commands.SetStates) -> int:
-    changed: list[NodeRecord] = []
-    for change in command.changes:
-        known = get(kv, NodeRecord, number_key(records.NODE_PREFIX, change.node_id))
-        if known is None:
-            raise NotFound(f"there is no node {change.node_id}")
-        if known.node.state != change.old:
-            raise Retryable(f"node {known.node.name} is {known.node.state}, not {change.old}")
-        try:
-            new = NodeState(change.new)
-        except ValueError as error:
-            raise Malformed(f"{change.new!r} is not a state of a node") from error
-        node = msgspec.structs.replace(known.node, state=new)
-        resting = known.resting if new == NodeState.DOWN else new
-        changed.append(NodeRecord(node=node, resting=resting))
-    for record in changed:
-        _put_node(kv, record)
-    if changed:
-        _bump(kv, placed=True)
-    return len(changed)
-
-
-def _set_node(kv: Writer, command: commands.SetNode) -> int:
-    known = get(kv, NodeRecord, number_key(records.NODE_PREFIX, command.node_id))
-    if known is None:
-        raise NotFound(f"there is no node {command.node_id}")
-    fields: dict[str, Any] = {
-        name: value
-        for name in ("host", "port", "domain", "weight")
-        if (value := getattr(command, name)) is not None
-    }
-    node = msgspec.structs.replace(known.node, **fields)
-    if node != known.node:
-        _put_node(kv, msgspec.structs.replace(known, node=node))
-        _bump(kv, placed=True)
-    return command.node_id
-
-
-def _place(kv: Writer, command: commands.Place) -> int:
-    counters = _check_plan(kv, command.placement_epoch)
-    cluster = get(kv, ClusterRecord, records.CLUSTER_KEY)
-    assert cluster is not None
-    known = {r.node.node_id: r.node for r in records.get_all(kv, NodeRecord, records.NODE_PREFIX)}
-    for number, members in command.lists:
-        before = get(kv, PlacementRecord, number_key(records.PLACEMENT_PREFIX, number))
-        if before is None:
-            raise NotFound(f"there is no placement group {number}")
-        if counters.next_session > 1 and members[: len(before.members)] != before.members:
-            raise Refused(f"placement group {number} may hold data: it can only grow")
-        if len(members) > cluster.profile.total:
-            raise Malformed(f"placement group {number} would have {len(members)} members")
-        nodes = [known.get(m) for m in members]
-        if any(n is None or n.role != Role.STORAGE for n in nodes):
-            raise NotFound(f"placement group {number} would hold an unknown storage node")
-        if len({n.domain for n in nodes if n is not None}) != len(members):
-            raise Malformed(f"placement group {number} would have two members in one domain")
-    for number, members in command.lists:
-        _put_list(kv, number, members)
-    if command.lists:
-        _bump(kv, placed=True)
-    return len(command.lists)
-
-
-def _place_groups(kv: Writer, command: commands.PlaceGroups) -> int:
-    _check_plan(kv, command.placement_epoch)
-    known = {r.node.node_id: r.node for r in records.get_all(kv, NodeRecord, records.NODE_PREFIX)}
-    for group in command.groups:
-        if get(kv, ShardPlacement, number_key(records.GROUP_PREFIX, group.group)) is None:
-            raise NotFound(f"there is no Raft group {group.group}")
-        members = group.voters + group.learners
-        if not group.voters or len(set(members)) != len(members):
-            raise Malformed(f"Raft group {group.group} would have no voter, or one twice")
-        if any((n := known.get(m)) is None or n.role != Role.META for m in members):
-            raise NotFound(f"Raft group {group.group} would be held by an unknown meta node")
-    for group in command.groups:
-        _put_group(kv, group)
-    if command.groups:
-        _bump(kv, placed=True)
-    return len(command.groups)
-
-
-def _check_plan(kv: Reader, placement_epoch: int) -> Counters:
-    counters = get_counters(kv)
-    if counters.placement_epoch != placement_epoch:
-        raise Retryable(
-            f"nodes or placement changed at epoch {counters.placement_epoch}: plan anew"
-        )
-    return counters
-
-
-def _issue_sessions(kv: Writer, command: commands.IssueSessions) -> int:
-    if not 0 < command.count <= commands.SESSION_COUNT_MAX:
-        raise Malformed(f"{command.count} sessions at once")
-    counters = get_counters(kv)
-    first = counters.next_session
-    _put_counters(kv, msgspec.structs.replace(counters, next_session=first + command.count))
-    return first
-
-
-# --- writing -------------------------------------------------------------------------------------
-
-
-def _bump(kv: Writer, *, placed: bool = False, **fields: Any) -> None:
-    counters = get_counters(kv)
-    epoch = counters.epoch + 1
-    if placed:
-        fields["placement_epoch"] = epoch
-    _put_counters(kv, msgspec.structs.replace(counters, epoch=epoch, **fields))
-
-
-def _put_counters(kv: Writer, counters: Counters) -> None:
-    kv.put(records.COUNTERS_KEY, encode(counters))
-
-
-def _put_node(kv: Writer, record: NodeRecord) -> None:
-    kv.put(number_key(records.NODE_PREFIX, record.node.node_id), encode(record))
-
-
-def _put_group(kv: Writer, group: ShardPlacement) -> None:
-    kv.put(number_key(records.GROUP_PREFIX, group.group), encode(group))
-
-
-def _put_list(kv: Writer, number: int, members: tuple[int, ...]) -> None:
-    key = number_key(records.PLACEMENT_PREFIX, number)
-    kv.put(key, encode(PlacementRecord(members=members)))
-
-
-def _put_secret(kv: Writer, name: str, blob: bytes) -> None:
-    kv.put(records.SECRET_PREFIX + name.encode(), encode(SecretRecord(blob=blob)))
-
-
-def _put_token(kv: Writer, token: TokenRecord) -> None:
-    kv.put(records.TOKEN_PREFIX + token.token_id, encode(token))
-
-
-def _put_certificate(kv: Writer, certificate: CertificateRecord) -> None:
-    kv.put(long_key(records.CERTIFICATE_PREFIX, certificate.serial), encode(certificate))
 
 
 _APPLY: dict[type, Any] = {
@@ -425,11 +284,11 @@ _APPLY: dict[type, Any] = {
     commands.Admit: _admit,
     commands.IssueCertificate: _issue,
     commands.RevokeCertificates: _revoke,
-    commands.SetStates: _set_states,
-    commands.SetNode: _set_node,
-    commands.Place: _place,
-    commands.PlaceGroups: _place_groups,
-    commands.IssueSessions: _issue_sessions,
+    commands.SetStates: nodes.set_states,
+    commands.SetNode: nodes.set_node,
+    commands.Place: nodes.place,
+    commands.PlaceGroups: nodes.place_groups,
+    commands.IssueSessions: nodes.issue_sessions,
     commands.PutSecret: _put_secret_command,
     commands.AddVolumeKey: _add_volume_key,
     commands.RotateAuthority: _rotate_authority,

@@ -23,7 +23,7 @@ import msgspec
 
 from cfs.core.api.cluster import Node, NodeState, Profile, ShardPlacement
 from cfs.core.errors import Corrupt
-from cfs.core.kv import Reader, prefix_end
+from cfs.core.kv import Reader, Writer, prefix_end
 
 VERSION = 1
 
@@ -185,3 +185,48 @@ def get_all(kv: Reader, kind: type[_T], prefix: bytes) -> list[_T]:
 def get_counters(kv: Reader) -> Counters:
     """Read the counters; their first values before the cluster is made."""
     return get(kv, Counters, COUNTERS_KEY) or Counters()
+
+
+def bump(kv: Writer, *, placed: bool = False, **fields: Any) -> None:
+    """Raise the epoch, and with `placed` what plans are checked against; set counters."""
+    counters = get_counters(kv)
+    epoch = counters.epoch + 1
+    if placed:
+        fields["placement_epoch"] = epoch
+    put_counters(kv, msgspec.structs.replace(counters, epoch=epoch, **fields))
+
+
+def put_counters(kv: Writer, counters: Counters) -> None:
+    """Store the counters."""
+    kv.put(COUNTERS_KEY, encode(counters))
+
+
+def put_node(kv: Writer, record: NodeRecord) -> None:
+    """Store a node."""
+    kv.put(number_key(NODE_PREFIX, record.node.node_id), encode(record))
+
+
+def put_group(kv: Writer, group: ShardPlacement) -> None:
+    """Store the replicas of a Raft group."""
+    kv.put(number_key(GROUP_PREFIX, group.group), encode(group))
+
+
+def put_list(kv: Writer, number: int, members: tuple[int, ...]) -> None:
+    """Store a placement list."""
+    key = number_key(PLACEMENT_PREFIX, number)
+    kv.put(key, encode(PlacementRecord(members=members)))
+
+
+def put_secret(kv: Writer, name: str, blob: bytes) -> None:
+    """Store a wrapped secret."""
+    kv.put(SECRET_PREFIX + name.encode(), encode(SecretRecord(blob=blob)))
+
+
+def put_token(kv: Writer, token: TokenRecord) -> None:
+    """Store a token."""
+    kv.put(TOKEN_PREFIX + token.token_id, encode(token))
+
+
+def put_certificate(kv: Writer, certificate: CertificateRecord) -> None:
+    """Store a certificate."""
+    kv.put(long_key(CERTIFICATE_PREFIX, certificate.serial), encode(certificate))

@@ -176,7 +176,7 @@ def test_states_change_by_comparison_and_down_remembers() -> None:
     root.refuses(c.SetStates(changes=(c.StateChange(2, "joining", "in"),)), Retryable)
     root.refuses(c.SetStates(changes=(c.StateChange(2, "in", "asleep"),)), Malformed)
     root.do(c.SetStates(changes=(c.StateChange(2, "in", "draining"),)))
-    root.do(c.SetStates(changes=(c.StateChange(2, "draining", "down"),)))
+    root.do(c.SetStates(changes=(c.StateChange(2, "draining", "down", False),)))
     record = records.get(root.kv, records.NodeRecord, records.number_key(b"n", 2))
     assert record is not None
     assert record.resting == NodeState.DRAINING
