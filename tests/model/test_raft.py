@@ -1,0 +1,163 @@
+"""Raft under chance: seeded faults, checkers at every step, and progress once healed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.raft_cluster import Cluster, Node
+
+SEEDS_PER_BATCH = 25
+
+
+def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
+    chance = cluster.random
+    roll = chance.random()
+    everyone = sorted(cluster.nodes)
+    if roll < 0.22:
+        if node.up:
+            lose = torn and all(other.up and other.machine.may_vote for other in cluster.nodes.values())
+            node.crash()
+            if lose:
+                lost = chance.randint(0, 3)
+                floor = max(node.disk.applied - node.disk.base.index, 0)
+                keep = max(floor, len(node.disk.entries) - lost)
+                del node.disk.entries[keep:]
+            cluster.at(chance.randint(1, 700), _restart, node, not lose)
+    elif roll < 0.40:
+        cluster.partition(set(chance.sample(everyone, chance.randint(1, len(everyone) - 1))))
+    elif roll < 0.50:
+        cluster.cut = {tuple(chance.sample(everyone, 2)) for _ in range(chance.randint(1, 3))}
+    elif roll < 0.70:
+        cluster.heal()
+    elif roll < 0.80:
+        cluster.drop, cluster.duplicate = chance.choice((0, 0.05, 0.3)), chance.choice((0, 0.2))
+        cluster.slow = chance.choice((0, 0.02, 0.2))
+    elif roll < 0.90:
+        node.stalled_until = cluster.now + chance.randint(50, 500)
+    elif (leader := cluster.leader()) is not None:
+        leader.give(m_transfer(chance.choice(everyone)))
+
+
+def m_transfer(peer: int):
+    from cfs.core.raft.message import Transfer
+
+    return Transfer(peer=peer)
+
+
+def _restart(node: Node, may_vote: bool) -> None:
+    if not node.up:
+        node.start(may_vote=may_vote)
+
+
+def _client(cluster: Cluster) -> None:
+    chance = cluster.random
+    up = [node for node in cluster.nodes.values() if node.up]
+    if not up:
+        return
+    leader = cluster.leader() or chance.choice(up)
+    node = leader if chance.random() < 0.8 else chance.choice(up)
+    roll = chance.random()
+    if roll < 0.6:
+        for _ in range(chance.randint(1, 5)):
+            cluster.propose(node, chance.randbytes(chance.randint(0, 60)))
+    elif roll < 0.9:
+        cluster.read(node)
+    else:
+        chance.choice(up).persist()
+
+
+def _change(cluster: Cluster) -> None:
+    chance = cluster.random
+    leader = cluster.leader()
+    if leader is None:
+        return
+    everyone = sorted(cluster.nodes)
+    voters = tuple(chance.sample(everyone, chance.randint(1, len(everyone))))
+    rest = [number for number in everyone if number not in voters]
+    learners = tuple(chance.sample(rest, chance.randint(0, len(rest))))
+    cluster.propose_config(leader, voters, learners)
+
+
+def run_seed(seed: int, *, torn: bool = False, duration_ms: int = 4000) -> Cluster:
+    """Run one history; raises AssertionError from a checker or when progress fails."""
+    size = (1, 3, 3, 3, 4, 5)[seed % 6]
+    changes = not torn and seed % 3 == 0
+    voters = tuple(range(1, size + 1))
+    spare = tuple(range(size + 1, size + 1 + (2 if changes else 0)))
+    cluster = Cluster(seed, voters, spare=spare)
+    cluster.fresh_only = torn
+    chance = cluster.random
+    while cluster.now < duration_ms:
+        cluster.run(chance.randint(1, 40))
+        _client(cluster)
+        if chance.random() < 0.08:
+            _fault(cluster, chance.choice(list(cluster.nodes.values())), torn=torn)
+        if changes and chance.random() < 0.06:
+            _change(cluster)
+    _expect_progress(cluster)
+    return cluster
+
+
+def _expect_progress(cluster: Cluster) -> None:
+    """Heal everything: a leader, a commit of its own, equal replicas, reads that come back."""
+    cluster.heal()
+    for node in cluster.nodes.values():
+        node.stalled_until = 0
+        if not node.up:
+            node.start(may_vote=node.machine.may_vote)
+    before = cluster.commit_max
+    state = {"token": 0}
+
+    def committed() -> bool:
+        leader = cluster.leader()
+        position = cluster.proposed.get(state["token"])
+        if position is not None and cluster.applied.get(position[0]) is not None:
+            if cluster.applied[position[0]].term == position[1]:
+                return True
+        if leader is not None and cluster.now % 100 == 0:
+            state["token"] = cluster.propose(leader, b"after healing")
+        return False
+
+    cluster.now = cluster.now // 10 * 10 + 10
+    assert cluster.run_until(committed, 8000), "no progress after healing"
+    assert cluster.commit_max > before
+
+    def equal() -> bool:
+        leader = cluster.leader()
+        if leader is None:
+            return False
+        machine, config = leader.machine, leader.machine.config
+        members = {*config.voters, *config.learners, *config.outgoing}
+        applied = {cluster.nodes[number].applied for number in members}
+        return machine.config_settled and applied == {machine.last_index}
+
+    assert cluster.run_until(equal, 8000), "replicas did not become equal after healing"
+    leader = cluster.leader()
+    assert leader is not None
+    done = cluster.reads_done
+    cluster.read(leader)
+    assert cluster.run_until(lambda: cluster.reads_done > done, 2000), "no read after healing"
+
+
+@pytest.mark.parametrize("batch", range(8))
+def test_histories(batch: int) -> None:
+    for seed in range(batch * SEEDS_PER_BATCH, (batch + 1) * SEEDS_PER_BATCH):
+        try:
+            run_seed(seed)
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_histories_with_lost_tails(batch: int) -> None:
+    for seed in range(batch * SEEDS_PER_BATCH, (batch + 1) * SEEDS_PER_BATCH):
+        try:
+            run_seed(seed, torn=True)
+        except AssertionError as error:
+            raise AssertionError(f"torn seed {seed}: {error}") from error
+
+
+def test_a_seed_replays_identically() -> None:
+    first, second = (run_seed(7, duration_ms=1500) for _ in range(2))
+    assert first.applied == second.applied
+    assert (first.now, first.leaders) == (second.now, second.leaders)
