@@ -90,8 +90,8 @@ METHODS: tuple[Method, ...] = (
     _row(8, "root.admin", root.Admin, root.AdminReply, frozenset({_ADMIN}), idempotent=False),
     # metadata
     _row(20, "meta.mutate", meta.Mutate, meta.MutateReply, _USERS, idempotent=True),
-    _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _USERS, idempotent=True),
-    _row(22, "meta.getattr", meta.GetAttr, meta.GetAttrReply, _USERS, idempotent=True),
+    _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _writers, idempotent=True),
+    _row(22, "meta.getattr", meta.GetAttr, meta.GetAttrReply, _writers, idempotent=True),
     _row(23, "meta.readdir", meta.ReadDir, meta.ReadDirReply, _USERS, idempotent=True),
     _row(24, "meta.layout", meta.Layout, meta.LayoutReply, _USERS, idempotent=True),
     _row(25, "meta.getxattr", meta.GetXattr, meta.XattrReply, _USERS, idempotent=True),

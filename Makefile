@@ -1,0 +1,51 @@
+# The two commands of README.md are `make up` and `make test`; both set up everything they need.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+STATE ?= .state
+MOUNT ?= mnt
+HOURS ?= 1
+
+.PHONY: up down setup packages test check bench acceptance clean man
+
+setup: packages $(VENV)/.installed
+
+packages:
+	@sh packaging/packages.sh
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-virtualenv -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+up: setup
+	$(BIN)/cfs up --state $(STATE) --mount $(MOUNT)
+
+down:
+	$(BIN)/cfs down --state $(STATE)
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check cfs tests bench
+	$(BIN)/ruff check cfs tests bench
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/unit tests/contract tests/scenario -m "not slow"
+
+test: setup
+	$(BIN)/ruff check cfs tests bench
+	$(BIN)/mypy
+	$(BIN)/pytest tests
+
+acceptance: setup
+	CFS_FULL_SIZE=1 $(BIN)/pytest tests/system
+
+bench: setup
+	$(BIN)/python -m bench.run --state $(STATE) --mount $(MOUNT)
+
+man: $(VENV)/.installed
+	$(BIN)/python -m cfs.cli.manual man
+
+clean:
+	@if mountpoint -q $(MOUNT); then \
+	  echo "$(MOUNT) is mounted: run 'make down' first, then 'make clean'" >&2; exit 1; fi
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,170 @@
+"""The lease table of one shard leader: which session may trust what it has read.
+
+READ leases and OPEN pins are volatile and live here; WRITE leases are replicated and live in the
+shard's state. A session's trust ends `TERM_MS` after it *sent* its last acknowledged renewal, which
+is earlier than `TERM_MS` after the leader received it: what the leader waits for is always later
+than what the client trusts.
+
+While an operation is about to change an inode, the inode is *pending*: no other session is
+granted a lease on it, so nothing is handed out between the recall and the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import trio
+
+from cfs.core.api.meta import Held, Lease
+from cfs.core.errors import SessionExpired, Unavailable
+from cfs.net.rpc import Peer
+
+TERM_MS = 3000
+"""Lease term. Election (<= 2 s) plus term stay below 5 s."""
+MARGIN_MS = 250
+"""Waited on top of the term, for clocks that drift."""
+FORGET_S = 60.0
+"""A session silent for this long is expired even if nothing conflicts with it."""
+
+
+class Session:
+    """What the leader knows of one client's session in this shard."""
+
+    __slots__ = ("doomed", "opened", "peer", "read", "reconnected", "renewed_at", "session")
+
+    def __init__(self, session: int, peer: Peer | None, now: float) -> None:
+        self.session = session
+        self.peer = peer
+        self.renewed_at = now
+        self.read: set[int] = set()
+        self.opened: set[int] = set()
+        self.doomed = False
+        self.reconnected = trio.Event()
+
+    def trusted_until(self) -> float:
+        """Give the trio time after which the client has stopped trusting its leases."""
+        return self.renewed_at + (TERM_MS + MARGIN_MS) / 1000
+
+
+class LeaseTable:
+    """Volatile leases of one shard, for one term of leadership."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, Session] = {}
+        self.unasserted: set[int] = set()
+        """Sessions of the old leader that have not said yet what they hold."""
+        self.asserted = trio.Event()
+        self._readers: dict[int, set[int]] = {}
+        self._openers: dict[int, set[int]] = {}
+        self._pending: dict[int, list[int]] = {}
+
+    # --- sessions
+
+    def known(self, session: int, peer: Peer) -> Session:
+        """Find a session that is open here. Raises Unavailable (open it first), SessionExpired."""
+        entry = self.sessions.get(session)
+        if entry is None:
+            message = f"session {session} is not open with this leader; open it, then again"
+            raise Unavailable(message, session_unknown=True)
+        if entry.doomed:
+            raise SessionExpired(f"session {session} did not answer a recall in time")
+        entry.peer = peer
+        return entry
+
+    def open(self, session: int, peer: Peer, held: Iterable[Held]) -> Session:
+        """Enter a session, or connect it again; `held` counts only for one not known yet."""
+        entry = self.sessions.get(session)
+        if entry is None:
+            entry = self.sessions[session] = Session(session, peer, trio.current_time())
+            for lease in held:
+                self._add(entry, lease.ino, lease.modes)
+        entry.peer = peer
+        entry.renewed_at = max(entry.renewed_at, trio.current_time())
+        entry.reconnected.set()
+        entry.reconnected = trio.Event()
+        self.settle(session)
+        return entry
+
+    def settle(self, session: int) -> None:
+        """Note that nothing more is to be learnt of what `session` holds."""
+        if session in self.unasserted:
+            self.unasserted.discard(session)
+            self.asserted.set()
+            self.asserted = trio.Event()
+
+    def forget(self, session: int) -> set[int]:
+        """Drop a session and all it holds; give the inodes it had open."""
+        self.settle(session)
+        entry = self.sessions.pop(session, None)
+        if entry is None:
+            return set()
+        for ino in list(entry.read):
+            self._remove(entry, ino, Lease.READ)
+        opened = set(entry.opened)
+        for ino in opened:
+            self._remove(entry, ino, Lease.OPEN)
+        return opened
+
+    # --- leases
+
+    def grant(self, entry: Session, ino: int, modes: int) -> int:
+        """Grant what may be granted of `modes`; give all volatile modes held then."""
+        granted = modes & Lease.OPEN
+        if modes & Lease.READ and all(s == entry.session for s in self._pending.get(ino, ())):
+            granted |= Lease.READ
+        if granted:
+            self._add(entry, ino, granted)
+        return self.held(entry, ino)
+
+    def held(self, entry: Session, ino: int) -> int:
+        """Give the volatile modes a session holds."""
+        modes = Lease.READ if ino in entry.read else 0
+        return modes | (Lease.OPEN if ino in entry.opened else 0)
+
+    def drop(self, entry: Session, ino: int, modes: int) -> None:
+        """Take modes away; not held is not an error."""
+        self._remove(entry, ino, modes)
+
+    def readers(self, ino: int, but: int) -> list[int]:
+        """List the sessions other than `but` that hold READ."""
+        return [s for s in self._readers.get(ino, ()) if s != but]
+
+    def opened(self, ino: int) -> bool:
+        """Tell whether any session pins the inode."""
+        return ino in self._openers
+
+    def mark_pending(self, session: int, inos: Iterable[int]) -> None:
+        """Withhold leases on `inos` from every session but this one, until cleared."""
+        for ino in inos:
+            self._pending.setdefault(ino, []).append(session)
+
+    def clear_pending(self, session: int, inos: Iterable[int]) -> None:
+        """Undo one `mark_pending`."""
+        for ino in inos:
+            marks = self._pending[ino]
+            marks.remove(session)
+            if not marks:
+                del self._pending[ino]
+
+    def _add(self, entry: Session, ino: int, modes: int) -> None:
+        if modes & Lease.READ and ino not in entry.read:
+            entry.read.add(ino)
+            self._readers.setdefault(ino, set()).add(entry.session)
+        if modes & Lease.OPEN and ino not in entry.opened:
+            entry.opened.add(ino)
+            self._openers.setdefault(ino, set()).add(entry.session)
+
+    def _remove(self, entry: Session, ino: int, modes: int) -> None:
+        if modes & Lease.READ and ino in entry.read:
+            entry.read.discard(ino)
+            _discard(self._readers, ino, entry.session)
+        if modes & Lease.OPEN and ino in entry.opened:
+            entry.opened.discard(ino)
+            _discard(self._openers, ino, entry.session)
+
+
+def _discard(index: dict[int, set[int]], ino: int, session: int) -> None:
+    sessions = index[ino]
+    sessions.discard(session)
+    if not sessions:
+        del index[ino]

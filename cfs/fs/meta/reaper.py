@@ -1,0 +1,49 @@
+"""The reaper: inodes without a name go once nobody has them open.
+
+A worker of each led shard. Right after the shard changed hands it waits until every session had
+the chance to reassert its OPEN pins. Removal is in bounded steps, each a log entry.
+"""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from cfs.core.errors import Retryable
+from cfs.core.meta import commands, read
+from cfs.fs.meta.led import LedShard
+
+_LOG = structlog.get_logger()
+
+STEP_RECORDS = 512
+BATCH = 64
+"""Orphans in one log entry."""
+RESCAN_S = 30.0
+
+
+async def reap(led: LedShard) -> None:
+    """Reclaim orphans for as long as the shard is led here."""
+    await trio.sleep_until(led.recalls.term_over_at)
+    led.orphans.update(read.orphans(led.group.state, 0, 1 << 20))
+    while True:
+        led.reap = trio.Event()
+        try:
+            await _round(led)
+        except Retryable as error:
+            _LOG.info("reap_failed", shard=led.shard, error=str(error))
+            await trio.sleep(1)
+        with trio.move_on_after(RESCAN_S):
+            await led.reap.wait()
+
+
+async def _round(led: LedShard) -> None:
+    while True:
+        free = [ino for ino in led.orphans if not led.table.opened(ino)][:BATCH]
+        if not free:
+            return
+        _, results = await led.propose(
+            *(commands.Reclaim(ino=ino, budget=STEP_RECORDS) for ino in free)
+        )
+        for ino, result in zip(free, results, strict=True):
+            if not isinstance(result, commands.Reclaimed) or result.done:
+                led.orphans.discard(ino)

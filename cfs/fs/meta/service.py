@@ -1,0 +1,267 @@
+"""The metadata service of a node: every `meta.*` method, for the shards this node leads.
+
+A shard is served from the moment its replica here leads and has applied everything of earlier
+terms, until it stops leading; what is volatile (leases, latches) lives and dies with that term.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Lease
+from cfs.core.api.methods import Internal, InternalReply
+from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
+from cfs.core.meta import commands, read
+from cfs.fs.meta import participant
+from cfs.fs.meta.host import Group, Host
+from cfs.fs.meta.leases import Session
+from cfs.fs.meta.led import LedShard, MustWaitError, not_led
+from cfs.fs.meta.mutation import Mutations
+from cfs.fs.meta.reaper import reap
+from cfs.fs.meta.transact import Transactions
+from cfs.net.handlers import Context, Handler
+from cfs.net.ports import WallClock
+
+_LOG = structlog.get_logger()
+
+LAYOUT_BYTES_MAX = 1 << 20
+"""A layout reply's extents and inline bytes."""
+ENTRIES_MAX = 1024
+
+
+class MetaService:
+    """Serves clients on behalf of the shards led here."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        clock: WallClock,
+        shard_count: Callable[[], int],
+        workers: Sequence[Callable[[LedShard], Awaitable[None]]] = (),
+    ) -> None:
+        self.transactions = Transactions(shard_count=shard_count, led=self.led)
+        self._host = host
+        self._clock = clock
+        self._mutations = Mutations(self.transactions)
+        self._workers = (reap, self.transactions.recover, *workers)
+        self._led: dict[int, tuple[LedShard, trio.CancelScope]] = {}
+        self._wake = trio.Event()
+        self.handlers: Mapping[str, Handler] = {
+            "meta.mutate": self._mutate,
+            "meta.lookup": self._lookup,
+            "meta.getattr": self._getattr,
+            "meta.readdir": self._readdir,
+            "meta.layout": self._layout,
+            "meta.getxattr": self._getxattr,
+            "meta.listxattr": self._listxattr,
+            "meta.statfs": self._statfs,
+            "meta.session": self._session,
+            "meta.renew": self._renew,
+            "meta.internal": self._internal,
+        }
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow leadership until cancelled."""
+        watched: set[int] = set()
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                self._wake = trio.Event()
+                for number, group in list(self._host.groups.items()):
+                    if number == ROOT_GROUP:
+                        continue
+                    if number not in watched:
+                        watched.add(number)
+                        group.watch(lambda _group: self._wake.set())
+                    self._follow(nursery, group)
+                with trio.move_on_after(1.0):
+                    await self._wake.wait()
+
+    def led(self, shard: int) -> LedShard:
+        """Give the led shard. Raises NotLeader."""
+        led = self._led.get(shard)
+        if led is None or not led[0].group.is_leader:
+            raise not_led(shard, self._host.groups.get(group_of(ShardId(shard))))
+        return led[0]
+
+    def shards_led(self) -> list[LedShard]:
+        """List the shards that are served here now."""
+        return [led for led, _ in self._led.values() if led.group.is_leader]
+
+    # --- leadership
+
+    def _follow(self, nursery: trio.Nursery, group: Group) -> None:
+        shard = shard_of_group(GroupId(group.group))
+        current = self._led.get(shard)
+        leads = group.is_leader and group.ready
+        if current and not (leads and current[0].term == group.term):
+            del self._led[shard]
+            current[1].cancel()
+            _LOG.info("shard_left", shard=shard, leader=group.leader)
+            current = None
+        if leads and current is None:
+            scope = trio.CancelScope()
+            led = LedShard(
+                shard=shard, group=group, clock=self._clock, resolve=self.transactions.resolve
+            )
+            self._led[shard] = (led, scope)
+            nursery.start_soon(self._serve_term, led, scope)
+            _LOG.info("shard_led", shard=shard, term=group.term)
+
+    async def _serve_term(self, led: LedShard, scope: trio.CancelScope) -> None:
+        with scope:
+            await led.run(*self._workers)
+
+    # --- handlers
+
+    async def _mutate(
+        self, context: Context, request: meta.Mutate, _payload: Any
+    ) -> meta.MutateReply:
+        return await self._mutations.run(self.led(request.shard), context.peer, request)
+
+    def _lookup(self, context: Context, request: meta.Lookup, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        session = _session(led, request.session, context)
+        return led.serve_read(functools.partial(_lookup_now, led, session, request))
+
+    def _getattr(self, context: Context, request: meta.GetAttr, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        session = _session(led, request.session, context)
+
+        def now() -> meta.GetAttrReply:
+            led.check_readable(request.session, (request.ino,))
+            attr = read.attr(led.group.state, request.ino)
+            lease = led.grant(session, request.ino, request.lease)
+            return meta.GetAttrReply(at=led.group.applied, attr=attr, lease=lease)
+
+        return led.serve_read(now)
+
+    def _readdir(self, context: Context, request: meta.ReadDir, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        session = _session(led, request.session, context)
+        return led.serve_read(functools.partial(_readdir_now, led, session, request))
+
+    def _layout(self, context: Context, request: meta.Layout, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        session = _session(led, request.session, context)
+
+        def now() -> meta.LayoutReply:
+            led.check_readable(request.session, (request.ino,))
+            state = led.group.state
+            attr = read.attr(state, request.ino)
+            extents, end = read.layout(
+                state, request.ino, request.offset, request.length, LAYOUT_BYTES_MAX
+            )
+            lease = led.grant(session, request.ino, request.lease)
+            return meta.LayoutReply(
+                at=led.group.applied, attr=attr, extents=tuple(extents), end=end, lease=lease
+            )
+
+        return led.serve_read(now)
+
+    def _getxattr(self, context: Context, request: meta.GetXattr, _payload: Any) -> Any:
+        led = self.led(request.shard)
+
+        def now() -> meta.XattrReply:
+            value = read.xattr(led.group.state, request.ino, request.name)
+            return meta.XattrReply(at=led.group.applied, value=value)
+
+        return led.serve_read(now)
+
+    def _listxattr(self, context: Context, request: meta.ListXattr, _payload: Any) -> Any:
+        led = self.led(request.shard)
+
+        def now() -> meta.XattrReply:
+            names = tuple(read.xattr_names(led.group.state, request.ino))
+            return meta.XattrReply(at=led.group.applied, names=names)
+
+        return led.serve_read(now)
+
+    def _statfs(self, context: Context, request: meta.StatFs, _payload: Any) -> Any:
+        led = self.led(request.shard)
+
+        def now() -> meta.StatFsReply:
+            return read.totals(led.group.state)
+
+        return led.serve_read(now)
+
+    async def _session(
+        self, context: Context, request: meta.OpenSession, _payload: Any
+    ) -> meta.OpenSessionReply:
+        return await self.led(request.shard).open_session(context.peer, request)
+
+    def _renew(self, context: Context, request: meta.Renew, _payload: Any) -> meta.RenewReply:
+        not_here: list[int] = []
+        unknown: list[int] = []
+        for shard in request.shards:
+            led = self._led.get(shard)
+            if led is None or not led[0].group.readable():
+                not_here.append(shard)
+                continue
+            drop = [h for h in request.drop if shard_of(Ino(h.ino)) == shard]
+            if not led[0].renew(request.session, context.peer, drop):
+                unknown.append(shard)
+        return meta.RenewReply(not_led=tuple(not_here), unknown=tuple(unknown))
+
+    async def _internal(self, _context: Context, request: Internal, _payload: Any) -> InternalReply:
+        led = self.led(shard_of_group(GroupId(request.group)))
+        command = commands.decode_command(request.command)
+        match command:
+            case commands.TxnPrepare():
+                result = await participant.prepare(led, command)
+            case commands.TxnDecide():
+                result = await participant.decide(led, command)
+            case commands.TxnFinish():
+                result = await participant.finish(led, command)
+            case _:
+                _, (result,) = await led.propose(command)
+        return InternalReply(result=commands.encode_result(result))
+
+
+def _session(led: LedShard, session: int, context: Context) -> Session | None:
+    """Find the caller's session; 0 reads without leases."""
+    return led.table.known(session, context.peer) if session else None
+
+
+def _lookup_now(led: LedShard, session: Session | None, request: meta.Lookup) -> meta.LookupReply:
+    state = led.group.state
+    lock = read.locked_name(state, request.parent, request.name) if led.open_parts else None
+    if lock:
+        raise MustWaitError(lock=lock)
+    entry = read.lookup(state, request.parent, request.name)
+    modes = Lease.READ if request.lease else Lease.NONE
+    lease = 0
+    if entry is not None and entry.attr is not None:
+        led.check_readable(request.session, (entry.ino,))
+        lease = led.grant(session, entry.ino, modes)
+    directory_lease = led.grant(session, request.parent, modes)
+    return meta.LookupReply(
+        at=led.group.applied, entry=entry, directory_lease=directory_lease, lease=lease
+    )
+
+
+def _readdir_now(
+    led: LedShard, session: Session | None, request: meta.ReadDir
+) -> meta.ReadDirReply:
+    state = led.group.state
+    led.check_readable(request.session, (request.ino,))
+    if led.open_parts:
+        lock = read.locked_below(state, request.ino)
+        if lock:
+            raise MustWaitError(lock=lock)
+    limit = min(request.limit, ENTRIES_MAX)
+    entries, end = read.listing(state, request.ino, request.cookie, limit)
+    led.check_readable(request.session, (e.ino for e in entries if e.attr is not None))
+    modes = Lease.READ if request.lease else Lease.NONE
+    leased = tuple(led.grant(session, e.ino, modes) if e.attr else 0 for e in entries)
+    lease = led.grant(session, request.ino, modes)
+    return meta.ReadDirReply(
+        at=led.group.applied, entries=tuple(entries), end=end, lease=lease, leased=leased
+    )

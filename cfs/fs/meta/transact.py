@@ -1,0 +1,242 @@
+"""Operations across shards, driven by the leader of the coordinating shard.
+
+Two-phase commit whose every word is in a Raft log: the other shards *prepare* their parts, the
+coordinator *decides* (its own part, and the answer to the client, in the same entry), the others
+*finish*, all *forget*. Until the decision is in the log anyone may abort; after it anyone can
+finish. The client is answered when every part is finished, so what it did is visible everywhere.
+
+Whoever meets a lock waits a little for the driver and then finishes the transaction itself
+(`resolve`); a leader's own scan (`recover`) does the same for locks that nobody meets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Attr, Entry, OpResult
+from cfs.core.errors import CfsError, DeadlineExceeded, Locked, Retryable, from_wire
+from cfs.core.ids import Ino, ShardId, group_of, shard_of
+from cfs.core.meta import commands, read
+from cfs.core.meta.commands import Attach
+from cfs.core.meta.conflict import touched
+from cfs.fs.meta import participant
+from cfs.fs.meta.leaders import Leaders
+from cfs.fs.meta.led import LedShard
+from cfs.fs.meta.plan import Plan, home_of_directory, plan
+
+_LOG = structlog.get_logger()
+
+SPREAD_XATTR = b"user.cfs.spread"
+STEP_S = 30.0
+PATIENCE_S = 2.0
+"""How long a lock is met before its transaction is finished by whoever waits."""
+
+
+class Transactions:
+    """The driver, and the finisher of what other drivers left."""
+
+    def __init__(self, *, shard_count: Callable[[], int], led: Callable[[int], LedShard]) -> None:
+        self.leaders: Leaders
+        self._shard_count = shard_count
+        self._led = led
+
+    def spans(self, led: LedShard, op: Any) -> bool:
+        """Tell whether an operation involves a shard besides this one, as the state is now."""
+        match op:
+            case meta.Create():
+                return stat.S_ISDIR(op.mode) and self._home(led, op) != led.shard
+            case meta.Unlink() | meta.Rmdir() | meta.Link() | meta.Rename():
+                return bool(touched(led.group.state, op).shards - {led.shard})
+            case _:
+                return False
+
+    def _home(self, led: LedShard, op: meta.Create) -> int:
+        spread = read.has_xattr(led.group.state, op.parent, SPREAD_XATTR)
+        return home_of_directory(op.parent, op.name, self._shard_count(), spread=spread)
+
+    async def attempt(
+        self, led: LedShard, session: int, seq: int, attempt: int, op: Any
+    ) -> OpResult:
+        """Run `op` once. Raises FsError (its final answer), Locked (try again), Retryable."""
+        home = self._home(led, op) if isinstance(op, meta.Create) else led.shard
+        made = await plan(_Space(led, self.leaders), op, home)
+        if not made.order:
+            return OpResult()
+        number = session.to_bytes(8, "big") + seq.to_bytes(8, "big")
+        txid = number + led.shard.to_bytes(2, "big") + attempt.to_bytes(2, "big")
+        done = led.driving[txid] = trio.Event()
+        try:
+            return await self._drive(led, txid, session, seq, made)
+        finally:
+            del led.driving[txid]
+            done.set()
+
+    async def _drive(
+        self, led: LedShard, txid: bytes, session: int, seq: int, made: Plan
+    ) -> OpResult:
+        others = sorted(s for s in made.steps if s != led.shard)
+        prepared: list[int] = []
+        try:
+            for shard in others:
+                prepared.append(shard)
+                steps = tuple(made.steps[shard])
+                command = commands.TxnPrepare(
+                    txid=txid, coordinator=led.shard, steps=steps, session=session
+                )
+                result = await self._command(shard, command)
+                assert isinstance(result, commands.Prepared)
+                _fill_made(made, result)
+            decided = await participant.decide(
+                led,
+                commands.TxnDecide(
+                    txid=txid,
+                    commit=True,
+                    session=session,
+                    seq=seq,
+                    answer=OpResult(),
+                    steps=tuple(made.steps.get(led.shard, ())),
+                ),
+            )
+            if isinstance(decided, commands.Failed):
+                raise from_wire(decided.error)
+            assert isinstance(decided, commands.Decided)
+            if not decided.commit:
+                raise from_wire(decided.error) if decided.error else Locked("aborted", txid=txid)
+        except (CfsError, trio.Cancelled) as error:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
+                await self._abort(led, txid, prepared, error)
+            raise
+        # decided: nothing may stop the parts from being finished, and others can do it, too
+        attrs = {(led.shard, i): a for i, a in enumerate(decided.attrs)}
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
+            for shard in others:
+                finished = await self._command(shard, commands.TxnFinish(txid=txid, commit=True))
+                assert isinstance(finished, commands.Finished)
+                attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
+        found = [attrs.get(place) for place in made.order]
+        answer = OpResult(attrs=tuple(a for a in found if a is not None))
+        led.background(self._forget, led, txid, others, answer)
+        return answer
+
+    async def _abort(
+        self, led: LedShard, txid: bytes, prepared: list[int], cause: BaseException
+    ) -> None:
+        """Drop what was prepared; what cannot be reached now is resolved by those who meet it."""
+        _LOG.debug("transaction_abort", txid=txid.hex(), cause=str(cause))
+        if not prepared:
+            return
+        with contextlib.suppress(CfsError):
+            _, (decided,) = await led.propose(commands.TxnDecide(txid=txid, commit=False))
+            commit = isinstance(decided, commands.Decided) and decided.commit
+            for shard in prepared:
+                await self._command(shard, commands.TxnFinish(txid=txid, commit=commit))
+            if not commit:
+                await self._forget(led, txid, prepared, None)
+
+    async def _forget(
+        self, led: LedShard, txid: bytes, others: list[int], answer: OpResult | None
+    ) -> None:
+        with contextlib.suppress(CfsError):
+            await led.propose(commands.TxnForget(txid=txid, answer=answer))
+            for shard in others:
+                await self._command(shard, commands.TxnForget(txid=txid))
+
+    async def _command(self, shard: int, command: commands.Command) -> commands.Result:
+        return await self.leaders.command(group_of(ShardId(shard)), command, timeout_s=STEP_S)
+
+    # --- finishing what others began
+
+    async def resolve(self, txid: bytes, coordinator: int, shard: int) -> None:
+        """Wait for a lock in `shard` to go; finish its transaction when nobody else does."""
+        led = self._led(shard)
+        if not txid:
+            await trio.sleep(0.01)
+            return
+        if await participant.wait_unlocked(led, txid, PATIENCE_S):
+            return
+        await self._finish_here(led, txid, coordinator)
+
+    async def _finish_here(self, led: LedShard, txid: bytes, coordinator: int) -> None:
+        group = group_of(ShardId(coordinator))
+        wish = commands.TxnDecide(txid=txid, commit=False)
+        decided = await self.leaders.command(group, wish, timeout_s=STEP_S)
+        assert isinstance(decided, commands.Decided)
+        await participant.finish(led, commands.TxnFinish(txid=txid, commit=decided.commit))
+        _LOG.info("transaction_resolve", txid=txid.hex(), commit=decided.commit)
+
+    async def recover(self, led: LedShard) -> None:
+        """Look for transactions that their driver left behind, for ever."""
+        seen: set[bytes] = set()
+        while True:
+            await trio.sleep(PATIENCE_S)
+            still: set[bytes] = set()
+            for open_ in read.open_transactions(led.group.state):
+                if open_.txid in led.driving:
+                    continue
+                if open_.txid not in seen:
+                    still.add(open_.txid)
+                    continue
+                try:
+                    await self._recover_one(led, open_)
+                except (Retryable, DeadlineExceeded) as error:
+                    _LOG.info("transaction_recover_failed", error=str(error))
+                    still.add(open_.txid)
+            seen = still
+
+    async def _recover_one(self, led: LedShard, open_: read.OpenTransaction) -> None:
+        if open_.coordinator != led.shard:
+            await self._finish_here(led, open_.txid, open_.coordinator)
+            return
+        # the coordinator does not know who took part: every shard is told, finishing is idempotent
+        result = await participant.decide(led, commands.TxnDecide(txid=open_.txid, commit=False))
+        assert isinstance(result, commands.Decided)
+        others = [s for s in range(self._shard_count()) if s != led.shard]
+        for shard in others:
+            finish = commands.TxnFinish(txid=open_.txid, commit=result.commit)
+            await self._command(shard, finish)
+        await self._forget(led, open_.txid, others, None)
+
+
+class _Space:
+    """Reads of the coordinator: its own shard from state, others by call."""
+
+    def __init__(self, led: LedShard, leaders: Leaders) -> None:
+        self._led = led
+        self._leaders = leaders
+
+    async def lookup(self, parent: int, name: bytes) -> Entry | None:
+        shard = shard_of(Ino(parent))
+        if shard == self._led.shard:
+            return read.lookup(self._led.group.state, parent, name)
+        request = meta.Lookup(shard=shard, session=0, parent=parent, name=name, lease=False)
+        reply = await self._leaders.call(group_of(shard), "meta.lookup", request, timeout_s=STEP_S)
+        entry: Entry | None = reply.entry
+        return entry
+
+    async def attr(self, ino: int) -> Attr:
+        shard = shard_of(Ino(ino))
+        if shard == self._led.shard:
+            return read.attr(self._led.group.state, ino)
+        request = meta.GetAttr(shard=shard, session=0, ino=ino)
+        reply = await self._leaders.call(group_of(shard), "meta.getattr", request, timeout_s=STEP_S)
+        attr: Attr = reply.attr
+        return attr
+
+
+def _fill_made(made: Plan, prepared: commands.Prepared) -> None:
+    """Put the number of the inode that a shard is about to make into the name that will hold it."""
+    new = next((i for i in prepared.inos if i), 0)
+    if not new:
+        return
+    for steps in made.steps.values():
+        for index, step in enumerate(steps):
+            if isinstance(step, Attach) and step.ino == 0:
+                steps[index] = msgspec.structs.replace(step, ino=new)

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Install the Debian packages CFS needs; silent when they are there. Uses sudo when not root.
+set -eu
+need=""
+for package in python3 python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || need="$need $package"
+done
+[ -n "$need" ] || exit 0
+as_root=""
+[ "$(id -u)" -eq 0 ] || as_root=sudo
+echo "installing:$need"
+$as_root apt-get update -qq
+# shellcheck disable=SC2086
+$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $need >/dev/null
