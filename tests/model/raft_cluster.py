@@ -99,6 +99,7 @@ class Node:
             seed=cluster.random.getrandbits(64),
             may_vote=may_vote,
         )
+        self.config = self.machine.config
         cluster.at(0, self.tick, self.incarnation)
 
     def crash(self) -> None:
@@ -399,18 +400,26 @@ class Cluster:
         if leads and commit > self.commit_max:
             self._check_committed(node, commit)
             self.commit_max = commit
+        node.config = machine.config
 
     def _check_committed(self, node: Node, commit: int) -> None:
         machine = node.machine
         term = machine.meta_at(commit).term
         if not self.fresh_only:
-            config = machine.meta_at(commit).config
-            for half in (config.voters, config.outgoing):
-                holders = [v for v in half if self._holds(self.nodes[v].disk, commit, term)]
-                assert not half or len(holders) > len(half) // 2, f"{commit} not on a quorum"
+            # The latest configuration in its log decides, and a step may have appended one more.
+            assert any(
+                self._on_quorum(config, commit, term) for config in (machine.config, node.config)
+            ), f"{commit} not on a quorum"
         for index in range(self.commit_max + 1, commit + 1):
             if index >= machine.first_index:
                 self.committed[index] = (machine.meta_at(index).term, machine.term)
+
+    def _on_quorum(self, config: m.Config, index: int, term: int) -> bool:
+        def has(half: tuple[int, ...]) -> bool:
+            holders = [v for v in half if self._holds(self.nodes[v].disk, index, term)]
+            return not half or len(holders) > len(half) // 2
+
+        return has(config.voters) and has(config.outgoing)
 
     @staticmethod
     def _holds(disk: Disk, index: int, term: int) -> bool:
@@ -418,13 +427,11 @@ class Cluster:
 
     def check_saved(self, node: Node) -> None:
         disk = node.disk
-        previous = disk.base.term
         for entry in disk.entries[-8:]:
             before = disk.term_at(entry.index - 1)
             assert before is not None
             known = self.contents.setdefault((entry.index, entry.term), (entry, before))
             assert known == (entry, before), f"logs differ at {entry.index}, term {entry.term}"
-        del previous
 
     def check_applied(self, node: Node, entry: m.Entry) -> None:
         known = self.applied.setdefault(entry.index, entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cfs.core.raft.message import Transfer
 from tests.model.raft_cluster import Cluster, Node
 
 SEEDS_PER_BATCH = 25
@@ -23,9 +24,9 @@ def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
                 keep = max(floor, len(node.disk.entries) - lost)
                 del node.disk.entries[keep:]
             cluster.at(chance.randint(1, 700), _restart, node, not lose)
-    elif roll < 0.40:
+    elif roll < 0.40 and len(everyone) > 1:
         cluster.partition(set(chance.sample(everyone, chance.randint(1, len(everyone) - 1))))
-    elif roll < 0.50:
+    elif roll < 0.50 and len(everyone) > 1:
         cluster.cut = {tuple(chance.sample(everyone, 2)) for _ in range(chance.randint(1, 3))}
     elif roll < 0.70:
         cluster.heal()
@@ -35,13 +36,7 @@ def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
     elif roll < 0.90:
         node.stalled_until = cluster.now + chance.randint(50, 500)
     elif (leader := cluster.leader()) is not None:
-        leader.give(m_transfer(chance.choice(everyone)))
-
-
-def m_transfer(peer: int):
-    from cfs.core.raft.message import Transfer
-
-    return Transfer(peer=peer)
+        leader.give(Transfer(peer=chance.choice(everyone)))
 
 
 def _restart(node: Node, may_vote: bool) -> None:
@@ -80,7 +75,7 @@ def _change(cluster: Cluster) -> None:
 
 def run_seed(seed: int, *, torn: bool = False, duration_ms: int = 4000) -> Cluster:
     """Run one history; raises AssertionError from a checker or when progress fails."""
-    size = (1, 3, 3, 3, 4, 5)[seed % 6]
+    size = (1 if not torn else 3, 3, 3, 3, 4, 5)[seed % 6]
     changes = not torn and seed % 3 == 0
     voters = tuple(range(1, size + 1))
     spare = tuple(range(size + 1, size + 1 + (2 if changes else 0)))

@@ -144,7 +144,7 @@ class Leadership:
                 config = self._replica.config
                 self.reads.confirmed(joint_value(config, self._acked_round))
         if progress.beat_answered() and progress.state is ProgressState.REPLICATE:
-            self._send_append(reply.sender, progress, ())
+            self._ask_again(reply.sender, progress)
 
     def snapshot_sent(self, peer: int, *, ok: bool) -> None:
         """Go on with a peer whose snapshot stream ended."""
@@ -267,12 +267,18 @@ class Leadership:
             self._send_append(peer, progress, entries)
             progress.sent(entries[-1].index if entries else 0, size)
 
+    def _ask_again(self, peer: int, progress: Progress) -> None:
+        """Find out whether the pipeline was lost: an empty Append at its end is rejected then."""
+        if progress.next_index <= self._replica.log.base_index:
+            progress.rejected(progress.match_index)
+        else:
+            self._send_append(peer, progress, ())
+
     def _send_append(self, peer: int, progress: Progress, entries: tuple[Entry, ...]) -> None:
         replica = self._replica
         previous_index = progress.next_index - 1
         previous_term = replica.log.term_at(previous_index)
-        if previous_term is None:
-            return
+        assert previous_term is not None, (previous_index, replica.log.base_index)
         replica.send(
             Append(
                 group=replica.group,
