@@ -4,9 +4,12 @@ ports         what a role may ask of the outside world
 frame         the bytes of a message: header, msgpack, payload
 hello         what two versions agree on when a connection starts
 handlers      the table of methods as this process answers them
+silence       when a quiet peer is pinged, and when it is given up
+calls         what this side asked and waits for
+serving       what the other side asked and is not answered yet
 receiver      bytes into frames
 outbox        frames into bytes: the bounded queue and its writer
-peer          one connection: calls, answers, deadlines, cancellation, silence
+peer          one connection: the hello, the read loop, the watch, the end
 rpc           the server; what roles import
 pool          connections to nodes by id, made on demand, with back-off
 tls           mutual TLS 1.3 as a transport

@@ -35,6 +35,9 @@ from crc32c import crc32c
 from cfs.core.errors import Malformed
 
 Buffer = bytes | bytearray | memoryview
+"""What may be sent."""
+Received = bytes | memoryview
+"""What arrives: the receiver's own, never overwritten."""
 
 MAGIC = b"CFS\x01"
 HEADER_BYTES = 40

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cfs.core.api.methods import BY_NAME, METHODS, Method
-from cfs.net.frame import Buffer
+from cfs.net.frame import Received
 
 if TYPE_CHECKING:
     from cfs.net.peer import Peer
@@ -40,20 +40,25 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     method: Method
     name: str
     callers: frozenset[str]
-    decode: Callable[[Buffer], Any]
+    decode: Callable[[Received], Any]
     handler: Handler | None
 
 
-DECODE_REQUEST: dict[int, Callable[[Buffer], Any]] = {
+DECODE_REQUEST: dict[int, Callable[[Received], Any]] = {
     m.number: msgspec.msgpack.Decoder(m.request).decode for m in METHODS
 }
-DECODE_REPLY: dict[int, Callable[[Buffer], Any]] = {
+DECODE_REPLY: dict[int, Callable[[Received], Any]] = {
     m.number: msgspec.msgpack.Decoder(m.reply).decode for m in METHODS
 }
 
 
 class Service:
-    """Everything a connection needs to know of its process."""
+    """Everything a connection needs to know of its process.
+
+    `epoch` gives the epoch of the map in use, `on_epoch` hears of a newer one with every frame that
+    shows it until `epoch` has caught up, `refused` tells revoked serials; all three are asked for
+    every frame: cheap, and never waiting.
+    """
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import trio
 
 from cfs.core.errors import CfsError, DeadlineExceeded, Refused, Unavailable
 from cfs.net.counters import Counters
-from cfs.net.frame import Buffer
+from cfs.net.frame import Buffer, Received
 from cfs.net.handlers import Handler, Service
 from cfs.net.peer import Peer
 from cfs.net.ports import Transport
@@ -93,13 +93,13 @@ class Pool:
 
     async def call(
         self, node: int, method: str, request: Any, payload: Buffer = b"", *, timeout_s: float
-    ) -> tuple[Any, Buffer]:
+    ) -> tuple[Any, Received]:
         """Call a node, connecting on demand.
 
         Raises what `Peer.call` raises, and Unavailable at once while the node is known dead.
         """
         link = self._links.get((node, method in BULK_METHODS))
-        if link is not None and link.peer is not None:
+        if link is not None and link.peer is not None and link.peer.alive:
             return await link.peer.call(method, request, payload, timeout_s=timeout_s)
         started = trio.current_time()
         peer = await self._connected(node, method in BULK_METHODS, timeout_s)
@@ -112,7 +112,7 @@ class Pool:
         Raises Unavailable when the node is known dead or too much is queued already.
         """
         link = self._link(node, method in BULK_METHODS)
-        if link.peer is not None:
+        if link.peer is not None and link.peer.alive:
             link.peer.post(method, request, payload)
             return
         self._start(node, method in BULK_METHODS, link)
@@ -123,7 +123,7 @@ class Pool:
     async def call_address(
         self, host: str, port: int, method: str, request: Any, payload: Buffer = b"",
         *, timeout_s: float,
-    ) -> tuple[Any, Buffer]:  # fmt: skip
+    ) -> tuple[Any, Received]:  # fmt: skip
         """Call whoever serves at an address, on a connection of its own: for bootstrap."""
         try:
             with trio.fail_after(timeout_s):
@@ -143,7 +143,9 @@ class Pool:
     def peer(self, node: int) -> Peer | None:
         """Give the live connection to a node, if there is one."""
         link = self._links.get((node, False))
-        return link.peer if link is not None else None
+        if link is None or link.peer is None or not link.peer.alive:
+            return None
+        return link.peer
 
     def disconnect(self, node: int, reason: str) -> None:
         """Close the connections to a node: it is gone, or its certificate is revoked."""
@@ -167,14 +169,14 @@ class Pool:
             self._start(node, bulk, link)
             while link.connecting:
                 await link.changed.wait()
-            if link.peer is not None:
+            if link.peer is not None and link.peer.alive:
                 return link.peer
-            raise Unavailable(f"node {node}: {link.error}", node=node)
+            raise Unavailable(f"node {node}: {link.error or 'the connection was lost'}", node=node)
         raise DeadlineExceeded(f"node {node}: no connection in time")
 
     def _start(self, node: int, bulk: bool, link: _Link) -> None:  # noqa: FBT001
         """Begin to connect unless someone does. Raises Unavailable while the node is dead."""
-        if link.connecting:
+        if link.connecting or (link.peer is not None and link.peer.alive):
             return
         if self._nursery is None:
             raise Unavailable("the pool is not running")
@@ -214,7 +216,8 @@ class Pool:
                 self._on_connect(node, peer)
             await peer.run()
         finally:
-            link.peer = None
+            if link.peer is peer:  # else another one was made while handlers ended
+                link.peer = None
             if self._on_disconnect is not None and not bulk:
                 self._on_disconnect(node, peer)
 
@@ -247,7 +250,7 @@ class Pool:
 
 async def _outcome(
     peer: Peer, method: str, request: Any, payload: Buffer, timeout_s: float
-) -> tuple[Any, Buffer] | CfsError:
+) -> tuple[Any, Received] | CfsError:
     """Give the answer, or the error as a value: it must not pass through a nursery."""
     try:
         return await peer.call(method, request, payload, timeout_s=timeout_s)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from cfs.core.errors import Malformed, Unavailable
-from cfs.net.frame import HEADER_BYTES, Buffer, Header, parse_header
+from cfs.net.frame import HEADER_BYTES, Header, Received, parse_header
 
 if TYPE_CHECKING:
     from cfs.net.ports import Connection
@@ -34,7 +34,7 @@ class Receiver:
         self._end = 0
         self.last_heard = trio.current_time()
 
-    def next_buffered(self) -> tuple[Header, Buffer, Buffer] | None:
+    def next_buffered(self) -> tuple[Header, Received, Received] | None:
         """Give the next frame if it is wholly here and small: header, message, payload.
 
         The message is a view that the next receive overwrites; the payload is the caller's.
@@ -53,7 +53,7 @@ class Receiver:
         payload = self._view[message_end:end].tobytes() if header.payload_bytes else b""
         return header, self._view[body:message_end], payload
 
-    async def next(self) -> tuple[Header, Buffer, Buffer] | None:
+    async def next(self) -> tuple[Header, Received, Received] | None:
         """Wait for the next frame; None when the peer closed between frames."""
         while True:
             if self._end - self._start >= HEADER_BYTES:
@@ -81,7 +81,7 @@ class Receiver:
         self.last_heard = trio.current_time()
         return True
 
-    async def _next_large(self, header: Header) -> tuple[Header, Buffer, Buffer]:
+    async def _next_large(self, header: Header) -> tuple[Header, Received, Received]:
         self._admit(header)
         self._start += HEADER_BYTES
         message = await self._take(header.message_bytes)

@@ -11,12 +11,12 @@ import trio
 
 from cfs.core.errors import CfsError
 from cfs.net.counters import Counters
-from cfs.net.frame import Buffer
+from cfs.net.frame import Buffer, Received
 from cfs.net.handlers import Context, Handler, Service
 from cfs.net.peer import Peer
 from cfs.net.ports import Connection, Listener
 
-__all__ = ["Buffer", "Context", "Counters", "Handler", "Peer", "Server"]
+__all__ = ["Buffer", "Context", "Counters", "Handler", "Peer", "Received", "Server"]
 
 
 class Server:

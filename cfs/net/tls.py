@@ -50,6 +50,7 @@ class TlsConnection:
         self._sock = sock
         self._closed = False
         self._turns = 0
+        self._drained = True
 
     def send_now(self, part: bytes | bytearray | memoryview) -> int:
         """Send what the socket takes at once; give how many bytes. Raises Unavailable.
@@ -95,17 +96,22 @@ class TlsConnection:
         self._turns += 1
         if self._turns % RECORDS_PER_TURN == 0:
             await trio.lowlevel.checkpoint()
-        while True:
-            try:
-                return cast("int", self._sock.read(len(buffer), cast("bytearray", buffer)))
-            except ssl.SSLWantReadError:
-                pass
-            except (OSError, ValueError) as error:
-                raise self._failure(error) from None
-            try:
+        size = len(buffer)
+        read = cast("Callable[[int, bytearray], int]", self._sock.read)
+        try:
+            if self._drained and not self._sock.pending():
+                # A short record was the last one: the next is most likely still on its way.
                 await trio.lowlevel.wait_readable(self._sock)
-            except (OSError, ValueError, trio.ClosedResourceError) as error:
-                raise self._failure(error) from None
+            while True:
+                try:
+                    count = read(size, cast("bytearray", buffer))
+                except ssl.SSLWantReadError:
+                    await trio.lowlevel.wait_readable(self._sock)
+                else:
+                    self._drained = count < RECORD_BYTES and count < size
+                    return count
+        except (OSError, ValueError, trio.ClosedResourceError) as error:
+            raise self._failure(error) from None
 
     def close(self) -> None:
         """See `Connection.close`."""
@@ -212,11 +218,12 @@ class TlsTransport:
             if code == errno.EINPROGRESS:
                 await trio.lowlevel.wait_writable(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise Unavailable(f"{host}:{port}: {errno.errorcode.get(code, code)}")
         except BaseException:
             sock.close()
             raise
+        if code:
+            sock.close()
+            raise Unavailable(f"{host}:{port}: {errno.errorcode.get(code, code)}")
         try:
             return await self.authenticate(sock, server=False)
         except Refused as error:
