@@ -33,7 +33,7 @@ _SIZES = struct.Struct("<III")  # index, payload bytes, backend metadata bytes (
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 
-Bytes = bytes | memoryview
+Bytes = bytes | bytearray | memoryview
 
 
 def fragment_length(segment_length: int, profile: Profile) -> int:
