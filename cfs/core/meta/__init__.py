@@ -1,0 +1,28 @@
+"""A metadata shard: a pure, deterministic state machine over the ordered key-value port.
+
+shard         apply a Raft entry: dispatch to the nouns below
+commands      what stands in the log, and the results; encoding
+read          pure reads: lookup, attributes, listings, layouts, what workers need
+conflict      what an operation would touch: leases to recall, names to latch, shards
+keys          how every record is keyed
+records       what every record holds, byte for byte; versions and migration
+draft         the changes of one operation, all or nothing; clock, counters, references
+sessions      exactly-once operations and their answers
+namespace     create, unlink, rmdir, link
+renaming      rename within the shard
+entries       the names of directories
+links         counting links and entries
+attributes    chmod, chown, truncate, utimes
+xattrs        extended attributes
+files         committing extents, truncating
+pages         how tiles are stored; reverse references by difference
+extents       the overlay algebra
+leases        WRITE leases
+packing       inline chunks into segments
+collection    condemned and deleted segments
+orphans       reclaiming in bounded steps
+transactions  two-phase commit across shards
+steps         the steps of a transaction: check, hold, apply, release
+intents       what is remembered of transactions
+locks         locks and pins of transactions
+"""

@@ -1,0 +1,93 @@
+"""Links between directories and inodes: the counting that every namespace change shares.
+
+A directory's nlink is 2 and one per subdirectory, its size its number of entries; an inode whose
+last link goes is an orphan, kept until nobody pins it. A change of a directory's entries is a
+change of its data: mtime, ctime and both versions move.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from msgspec.structs import replace
+
+from cfs.core.api.meta import Attr
+from cfs.core.errors import FsError
+from cfs.core.meta.draft import Draft, cross_shard
+from cfs.core.meta.locks import check_open
+from cfs.core.meta.records import Inode
+
+NLINK_MAX = 65_000
+
+
+def directory(draft: Draft, ino: int) -> Inode:
+    """Give a directory that still has a name. Raises ENOENT, ENOTDIR, EXDEV (another shard)."""
+    inode = draft.inode(ino)
+    if not stat.S_ISDIR(inode.mode):
+        raise FsError(errno.ENOTDIR, f"inode {ino} is not a directory")
+    if not inode.nlink:
+        raise FsError(errno.ENOENT, f"directory {ino} is removed")
+    return inode
+
+
+def open_directory(draft: Draft, ino: int) -> Inode:
+    """Give a directory that takes new entries. Raises as `directory`, and `Locked`."""
+    inode = directory(draft, ino)
+    check_open(draft, ino)
+    return inode
+
+
+def local(draft: Draft, ino: int) -> Inode:
+    """Give the inode of an entry. Raises EXDEV when it lives in another shard."""
+    if not draft.is_local(ino):
+        raise cross_shard(ino)
+    return draft.inode(ino)
+
+
+def change_entries(draft: Draft, ino: int, *, entries: int, subdirectories: int) -> Attr:
+    """Count entries and subdirectories that came (or, negative, went)."""
+    inode = draft.inode(ino)
+    return draft.set_inode(
+        ino,
+        replace(
+            inode,
+            nlink=inode.nlink + subdirectories,
+            size=inode.size + entries,
+            mtime_ns=draft.now,
+            ctime_ns=draft.now,
+            version=inode.version + 1,
+            data_version=inode.data_version + 1,
+            hlc=draft.now,
+        ),
+    )
+
+
+def change_links(draft: Draft, ino: int, difference: int, parent: int | None = None) -> Attr:
+    """Count names of an inode that came or went; the last one gone makes it an orphan.
+
+    A directory loses its own `.` with its only name. `parent` is a directory's new `..`.
+    """
+    inode = draft.inode(ino)
+    nlink = inode.nlink + difference
+    if difference < 0 and stat.S_ISDIR(inode.mode):
+        nlink = 0
+    if not nlink:
+        draft.set_orphan(ino)
+    return draft.set_inode(
+        ino,
+        replace(
+            inode,
+            nlink=nlink,
+            parent=inode.parent if parent is None else parent,
+            ctime_ns=draft.now,
+            version=inode.version + 1,
+            hlc=draft.now,
+        ),
+    )
+
+
+def check_links(inode: Inode, ino: int) -> None:
+    """Raise EMLINK when an inode takes no more links."""
+    if inode.nlink >= NLINK_MAX:
+        raise FsError(errno.EMLINK, f"inode {ino} has {inode.nlink} links, the most there can be")

@@ -1,0 +1,183 @@
+"""Names: create, unlink, rmdir and link, to the letter of POSIX, within one shard.
+
+Whatever needs an inode of another shard is refused with EXDEV and `cross=True`; the service runs
+it as a transaction. Every function validates first and changes then. Renaming is in `renaming`.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import msgspec
+
+from cfs.core.api.meta import Attr, Create, Lease, Link, Rmdir, Unlink
+from cfs.core.errors import FsError
+from cfs.core.meta import leases, links, locks
+from cfs.core.meta.draft import Draft
+from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
+from cfs.core.meta.records import Inode
+
+TARGET_BYTES_MAX = 4095
+_UID_MAX = (1 << 32) - 1
+_KINDS = frozenset(
+    {
+        stat.S_IFREG,
+        stat.S_IFDIR,
+        stat.S_IFLNK,
+        stat.S_IFCHR,
+        stat.S_IFBLK,
+        stat.S_IFIFO,
+        stat.S_IFSOCK,
+    }
+)
+
+
+def create(draft: Draft, session: int, op: Create) -> tuple[Attr, ...]:
+    """Apply `Create`: the new inode, then its directory."""
+    parent = links.open_directory(draft, op.parent)
+    check_name(op.name)
+    locks.check_name_free(draft, op.parent, op.name)
+    if (there := find(draft, op.parent, op.name)) is not None:
+        raise exists(draft, op.parent, op.name, there.ino, there.kind)
+    kind = _check_new(op)
+    is_directory = kind == stat.S_IFDIR
+    if is_directory:
+        links.check_links(parent, op.parent)
+    mode, gid = inherit(parent, op.mode, op.gid)
+    ino = draft.new_ino()
+    attr = draft.set_inode(
+        ino,
+        new_inode(
+            draft, mode=mode, uid=op.uid, gid=gid, rdev=op.rdev, target=op.target,
+            parent=op.parent if is_directory else 0,
+        ),
+    )  # fmt: skip
+    set_entry(draft, op.parent, op.name, ino, kind)
+    if op.lease & Lease.WRITE and kind == stat.S_IFREG:
+        leases.grant(draft, session, ino)
+    after = links.change_entries(draft, op.parent, entries=1, subdirectories=int(is_directory))
+    return attr, after
+
+
+def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
+    """Apply `Unlink`: the inode with its new nlink, then the directory."""
+    links.directory(draft, op.parent)
+    locks.check_name_free(draft, op.parent, op.name)
+    slot = require(draft, op.parent, op.name)
+    if slot.kind == stat.S_IFDIR:
+        raise FsError(errno.EISDIR, f"{op.name!r} in directory {op.parent} is a directory")
+    links.local(draft, slot.ino)
+    locks.check_ino_free(draft, slot.ino)
+    remove_entry(draft, op.parent, op.name)
+    attr = links.change_links(draft, slot.ino, -1)
+    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=0)
+
+
+def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
+    """Apply `Rmdir`: the removed directory, then its parent."""
+    links.directory(draft, op.parent)
+    if op.name == b".":
+        raise FsError(errno.EINVAL, "'.' cannot be removed")
+    if op.name == b"..":
+        raise FsError(errno.ENOTEMPTY, "'..' cannot be removed")
+    locks.check_name_free(draft, op.parent, op.name)
+    slot = require(draft, op.parent, op.name)
+    if slot.kind != stat.S_IFDIR:
+        raise FsError(errno.ENOTDIR, f"{op.name!r} in directory {op.parent} is not a directory")
+    check_empty(links.local(draft, slot.ino), slot.ino)
+    locks.check_removable(draft, slot.ino)
+    remove_entry(draft, op.parent, op.name)
+    attr = links.change_links(draft, slot.ino, -1)
+    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=-1)
+
+
+def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
+    """Apply `Link`: the inode, then the directory."""
+    links.open_directory(draft, op.parent)
+    check_name(op.name)
+    locks.check_name_free(draft, op.parent, op.name)
+    inode = links.local(draft, op.ino)
+    if stat.S_ISDIR(inode.mode):
+        raise FsError(errno.EPERM, f"inode {op.ino} is a directory: it has one name")
+    if (there := find(draft, op.parent, op.name)) is not None:
+        raise exists(draft, op.parent, op.name, there.ino, there.kind)
+    if not inode.nlink:
+        raise FsError(errno.ENOENT, f"inode {op.ino} is removed")
+    links.check_links(inode, op.ino)
+    locks.check_ino_free(draft, op.ino)
+    set_entry(draft, op.parent, op.name, op.ino, stat.S_IFMT(inode.mode))
+    attr = links.change_links(draft, op.ino, 1)
+    return attr, links.change_entries(draft, op.parent, entries=1, subdirectories=0)
+
+
+def new_inode(
+    draft: Draft, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
+    target: bytes = b"",
+) -> Inode:  # fmt: skip
+    """Make an inode with its first link (a directory: two), and count it."""
+    draft.state.inodes += 1
+    return Inode(
+        mode=mode,
+        nlink=2 if stat.S_ISDIR(mode) else 1,
+        uid=uid,
+        gid=gid,
+        rdev=rdev,
+        size=len(target),
+        atime_ns=draft.now,
+        mtime_ns=draft.now,
+        ctime_ns=draft.now,
+        btime_ns=draft.now,
+        generation=draft.now,
+        parent=parent,
+        target=target,
+        hlc=draft.now,
+    )
+
+
+def inherit(parent: Inode, mode: int, gid: int) -> tuple[int, int]:
+    """Give mode and group of a new inode: a setgid directory passes its group, and itself, on."""
+    if not parent.mode & stat.S_ISGID:
+        return mode, gid
+    return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent.gid
+
+
+def check_empty(inode: Inode, ino: int) -> None:
+    """Raise ENOTEMPTY when a directory has entries."""
+    if inode.size:
+        raise FsError(errno.ENOTEMPTY, f"directory {ino} has {inode.size} entries")
+
+
+def exists(draft: Draft, parent: int, name: bytes, ino: int, kind: int) -> FsError:
+    """Make EEXIST; `ino`, `kind` and, in this shard, `attr` (an `Attr` as a list) say who is there.
+
+    `msgspec.convert(detail["attr"], Attr)` gives the attributes.
+    """
+    detail: dict[str, object] = {"ino": ino, "kind": kind}
+    if (inode := draft.find(ino)) is not None:
+        detail["attr"] = msgspec.to_builtins(inode.attr(ino), builtin_types=(bytes,))
+    return FsError(errno.EEXIST, f"{name!r} is in directory {parent} already", **detail)
+
+
+def check_owner(uid: int | None, gid: int | None) -> None:
+    """Raise EINVAL for numbers that are no user or group."""
+    for number in (uid, gid):
+        if number is not None and not 0 <= number <= _UID_MAX:
+            raise FsError(errno.EINVAL, f"{number} is no user or group")
+
+
+def _check_new(op: Create) -> int:
+    kind = stat.S_IFMT(op.mode)
+    if kind not in _KINDS or op.mode >> 16:
+        raise FsError(errno.EINVAL, f"mode {op.mode:o} has no file type")
+    check_owner(op.uid, op.gid)
+    if kind == stat.S_IFLNK:
+        if not op.target:
+            raise FsError(errno.ENOENT, "a symbolic link needs a target")
+        if len(op.target) > TARGET_BYTES_MAX:
+            raise FsError(errno.ENAMETOOLONG, f"target has {len(op.target)} bytes")
+    elif op.target:
+        raise FsError(errno.EINVAL, "only a symbolic link has a target")
+    if not 0 <= op.rdev < 1 << 64:
+        raise FsError(errno.EINVAL, f"{op.rdev} is no device")
+    return kind

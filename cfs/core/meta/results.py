@@ -1,0 +1,122 @@
+"""Results of a shard's commands: tagged msgpack arrays, so that they can cross between meta nodes.
+
+`Failed` stands for any other when a command is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from cfs.core.api.meta import Attr
+from cfs.core.errors import CfsError, Malformed
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="failed"):
+    """Refused; nothing changed. `error` is `CfsError.to_wire()`."""
+
+    error: list[Any]
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="done"):
+    """It is so now, whether it was before or not."""
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="opened"):
+    """`expired`: the session had been expired (its WRITE leases are gone)."""
+
+    applied_seq: int
+    expired: bool
+    leases: tuple[int, ...]
+    """Inodes on which it holds WRITE."""
+
+
+class Reclaimed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reclaimed"):
+    """`done`: the inode is gone."""
+
+    done: bool
+
+
+class Packed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="packed"):
+    """How many of the inline chunks were still there and are packed now."""
+
+    replaced: int
+
+
+class Condemned(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="condemned"):
+    """For each segment its extents here; -1: not condemned, another round stands or this ended."""
+
+    live: tuple[int, ...]
+
+
+class Stands(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="stands"):
+    """How many segments the round condemns."""
+
+    count: int
+
+
+class Gone(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="gone"):
+    """Segments that were *not* taken as deleted because extents here still refer to them."""
+
+    live: tuple[bytes, ...]
+
+
+class Prepared(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="prepared"):
+    """Locked. For each step the inode it makes, else 0."""
+
+    inos: tuple[int, ...]
+
+
+class Decided(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="decided"):
+    """The decision, made now or before; `error` says why a wish to commit was not fulfilled.
+
+    `attrs` and `inos` are of the coordinator's own part, when it was finished in this entry.
+    """
+
+    commit: bool
+    error: list[Any] | None = None
+    attrs: tuple[Attr | None, ...] = ()
+    inos: tuple[int, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="finished"):
+    """For each step of a committed part the inode it changed; empty when finished before."""
+
+    attrs: tuple[Attr | None, ...] = ()
+
+
+Result: TypeAlias = (
+    Failed
+    | Done
+    | Opened
+    | Reclaimed
+    | Packed
+    | Condemned
+    | Stands
+    | Gone
+    | Prepared
+    | Decided
+    | Finished
+)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode: msgspec.msgpack.Decoder[Result] = msgspec.msgpack.Decoder(Result)
+
+
+def encode_result(result: Result) -> bytes:
+    """Give the bytes of one result."""
+    return _encode(result)
+
+
+def decode_result(result: bytes) -> Result:
+    """Read one result. Raises `Malformed`."""
+    try:
+        return _decode.decode(result)
+    except msgspec.DecodeError as error:
+        raise Malformed(f"result does not decode: {error}") from error
+
+
+def failed(error: CfsError) -> Failed:
+    """Wrap an error as a result."""
+    return Failed(error=error.to_wire())
