@@ -2,9 +2,9 @@
 
 Decides how each port call maps to Linux system calls. Invariants: every descriptor is
 close-on-exec; one process at a time owns a directory (flock on the directory itself, released by
-the kernel when the process dies); names that start with `.cfs-tmp-` are unfinished `write_whole` files, removed
-when the directory is opened. What to do about a failing call is left to the caller: every
-OSError passes through.
+the kernel when the process dies); names that start with `.cfs-tmp-` are unfinished `write_whole`
+files, removed when the directory is opened. What to do about a failing call is left to the caller:
+every OSError passes through.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _TEMPORARY = ".cfs-tmp-"
 _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 
+_NOT_NOW = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EBADF})
 _libc = ctypes.CDLL(None, use_errno=True)
 _fallocate = _libc.fallocate64 if hasattr(_libc, "fallocate64") else _libc.fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -68,6 +69,17 @@ class RealFile:
             pieces.append(data)
             got += len(data)
         return b"".join(pieces)
+
+    def pread_now(self, offset: int, length: int) -> bytes | bytearray | None:
+        """Read what the page cache holds; None when the disk would have to be waited for."""
+        buffer = bytearray(length)
+        try:
+            if os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT) == length:
+                return buffer
+        except OSError as error:
+            if error.errno not in _NOT_NOW:
+                raise
+        return None
 
     def sync(self) -> None:
         """See the port."""
