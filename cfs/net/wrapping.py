@@ -35,7 +35,7 @@ def wrap(master_key: bytes, secret: bytes, *, purpose: str, entropy: Entropy) ->
 
 
 def unwrap(master_key: bytes, wrapped: bytes, *, purpose: str) -> bytes:
-    """Give the secret. Raises Corrupt unless key, purpose and bytes are those it was wrapped with."""
+    """Give the secret. Raises Corrupt unless key, purpose and bytes are the ones of `wrap`."""
     assert len(master_key) == MASTER_KEY_BYTES
     if len(wrapped) < _HEADER_BYTES or wrapped[0] != _VERSION:
         raise Corrupt(f"the wrapped {purpose} is of no known format")
