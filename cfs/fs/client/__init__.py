@@ -1,0 +1,21 @@
+"""The client: one VFS, `Files`, that every gateway, the Python interface and the tests speak to.
+
+ports       what a client asks of its process: pool, map, uploader, fetcher, kernel
+limits      every bound of this package and its reason
+fences      which replies may still fill a cache, when leases came and went meanwhile
+router      finds the node that leads a group, and retries what may be retried
+lane        numbers the mutations of one shard, batches them, repeats them until answered
+session     leases' terms: opening, renewing, reasserting, giving back; the trust deadline
+cache       attributes and directory entries, valid under a lease only
+dirty       the written but not committed bytes of one file
+buffer      the bytes that all files together may hold dirty
+space       whether the cluster still has room for what is about to be buffered
+file        one inode's state: size, layout, dirty bytes, leases; reading it
+writeback   brings dirty bytes to the cluster: timer, pressure, recall, fsync
+recall      answers the leader that wants a lease back
+client      holds the parts above together: start, close
+names       the operations on directories
+contents    the operations on open files and on attributes
+paths       path helpers for Python
+files       the VFS: all of these in one object
+"""

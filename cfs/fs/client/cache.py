@@ -1,0 +1,259 @@
+"""Attributes and directory entries learnt under a lease.
+
+One `Node` an inode. What a node says counts while its `modes` hold READ or WRITE and the session
+in its shard is trusted; a directory's lease covers its entries, present and absent. A directory
+listed from end to end under one lease is *complete*: a name it does not have is absent, and it can
+be listed from here.
+
+The newest wins: attributes by their `version`, entries by the applied index `at` of the reply. A
+reply that crossed the end of a lease does not get in (`fences`). Bounded in nodes and entries;
+what is pushed out gives its lease back (READ lazily, WRITE through `evicted`). Nodes in use (open,
+dirty) are never pushed out.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from operator import attrgetter
+
+import msgspec
+
+from cfs.core.api.meta import Attr, Entry, Held, Lease
+from cfs.core.ids import Ino, shard_of
+from cfs.fs.client.fences import Fences
+from cfs.fs.client.limits import Limits
+from cfs.fs.client.session import Session
+
+_DATA = Lease.READ | Lease.WRITE
+UNKNOWN_COOKIE = 0
+
+
+class Name(msgspec.Struct, frozen=True, gc=False):
+    """What a directory says of a name; `ino` 0: absent."""
+
+    name: bytes
+    ino: int
+    kind: int
+    cookie: int
+    at: int
+
+
+class Node:
+    """What is known of an inode."""
+
+    __slots__ = (
+        "attr", "complete", "entries", "epoch", "ino", "listing", "modes", "pins", "shard",
+        "xattr_names", "xattrs",
+    )  # fmt: skip
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.shard = shard_of(Ino(ino))
+        self.attr: Attr | None = None
+        self.modes = 0
+        self.epoch = 0
+        """Rises whenever what was learnt is dropped: the same value means one continuous lease."""
+        self.pins = 0
+        self.entries: dict[bytes, Name] = {}
+        self.complete = False
+        self.listing: list[Name] | None = None
+        self.xattr_names: frozenset[bytes] | None = None
+        self.xattrs: dict[bytes, bytes] = {}
+
+
+class Cache:
+    """All nodes of one client."""
+
+    def __init__(
+        self, session: Session, fences: Fences, limits: Limits, evicted: Callable[[int], None]
+    ) -> None:
+        self._session = session
+        self._fences = fences
+        self._limits = limits
+        self._evicted = evicted
+        self._nodes: OrderedDict[int, Node] = OrderedDict()
+        self._entries = 0
+
+    # --- asking
+
+    def node(self, ino: int) -> Node:
+        """Give the node of an inode, making it."""
+        node = self._nodes.get(ino)
+        if node is None:
+            node = self._nodes[ino] = Node(ino)
+            if len(self._nodes) > self._limits.nodes:
+                self._shrink()
+        return node
+
+    def peek(self, ino: int) -> Node | None:
+        """Give the node of an inode if there is one."""
+        return self._nodes.get(ino)
+
+    def leased(self, node: Node) -> bool:
+        """Tell whether what `node` says counts now."""
+        return bool(node.modes & _DATA) and self._session.trusted(node.shard)
+
+    def attr(self, ino: int) -> Attr | None:
+        """Give attributes that count now."""
+        node = self._nodes.get(ino)
+        if node is None or node.attr is None or not self.leased(node):
+            return None
+        self._nodes.move_to_end(ino)
+        return node.attr
+
+    def name(self, parent: int, name: bytes) -> Name | None:
+        """Give what counts now of a name, absent ones too; None: not known."""
+        node = self._nodes.get(parent)
+        if node is None or not self.leased(node):
+            return None
+        found = node.entries.get(name)
+        if found is None and node.complete:
+            return Name(name, 0, 0, UNKNOWN_COOKIE, 0)
+        return found
+
+    def listing(self, ino: int) -> list[Name] | None:
+        """Give the entries of a directory in cookie order, if all are known and count now."""
+        node = self._nodes.get(ino)
+        if node is None or not node.complete or not self.leased(node):
+            return None
+        if node.listing is None:
+            present = [n for n in node.entries.values() if n.ino]
+            if any(n.cookie == UNKNOWN_COOKIE for n in present):
+                return None
+            node.listing = sorted(present, key=attrgetter("cookie"))
+        return node.listing
+
+    # --- learning
+
+    def learn_attr(self, attr: Attr, modes: int, token: int) -> Node | None:
+        """Take attributes and granted modes in; None when the lease is gone already."""
+        ino = attr.ino
+        if not self._fences.passes(token, ino):
+            return None
+        node = self._nodes.get(ino)
+        granted = modes & _DATA
+        if granted:
+            node = node or self.node(ino)
+            node.modes |= granted
+            self._session.keep(ino, granted)
+        elif node is None:
+            return None
+        if not node.modes & _DATA:
+            return None
+        if node.attr is None or attr.version >= node.attr.version:
+            node.attr = attr
+        return node
+
+    def learn_change(self, attr: Attr, token: int) -> None:
+        """Take the attributes that a mutation answered in, where a lease covers them."""
+        if attr.ino in self._nodes:
+            self.learn_attr(attr, 0, token)
+
+    def grant_directory(self, ino: int, modes: int, token: int) -> bool:
+        """Note a lease on a directory; False when it is not held (any more)."""
+        node = self._nodes.get(ino)
+        if not self._fences.passes(token, ino):
+            return False
+        if modes & Lease.READ:
+            node = node or self.node(ino)
+            node.modes |= Lease.READ
+            self._session.keep(ino, Lease.READ)
+        return node is not None and bool(node.modes & _DATA)
+
+    def learn_name(self, parent: int, name: Name, token: int) -> None:
+        """Take an entry (or an absence) in, where a lease covers it and nothing newer is known."""
+        node = self._nodes.get(parent)
+        if node is None or not node.modes & _DATA or not self._fences.passes(token, parent):
+            return
+        old = node.entries.get(name.name)
+        if old is not None:
+            if old.at > name.at:
+                return
+            if old.at == name.at and old.ino != name.ino:
+                self.unlearn_name(parent, name.name)  # two operations of one batch: ask
+                return
+            if old.ino == name.ino and old.cookie and not name.cookie:
+                name = msgspec.structs.replace(name, cookie=old.cookie)
+        else:
+            self._entries += 1
+        node.entries[name.name] = name
+        node.listing = None
+        if self._entries > self._limits.entries:
+            self._shrink()
+
+    def unlearn_name(self, parent: int, name: bytes) -> None:
+        """Forget what a directory says of a name."""
+        node = self._nodes.get(parent)
+        if node is not None:
+            node.complete = False
+            node.listing = None
+            if node.entries.pop(name, None) is not None:
+                self._entries -= 1
+
+    def learn_entry(self, parent: int, entry: Entry, at: int, token: int) -> None:
+        """Take an entry as the server lists it in."""
+        name = Name(entry.name, entry.ino, entry.kind, entry.cookie, at)
+        self.learn_name(parent, name, token)
+
+    def complete(self, ino: int, token: int) -> None:
+        """Note that every entry was learnt since `token` was taken, under one lease."""
+        node = self._nodes.get(ino)
+        if node is not None and node.modes & _DATA and self._fences.passes(token, ino):
+            node.complete = True
+
+    # --- losing
+
+    def forget(self, ino: int) -> None:
+        """Drop what was learnt of an inode, and every mode on it."""
+        self._fences.close_ino(ino)
+        node = self._nodes.get(ino)
+        if node is not None:
+            self._clear(node)
+
+    def forget_shard(self, shard: int) -> list[Node]:
+        """Drop what was learnt from a shard; give its nodes."""
+        nodes = [n for n in self._nodes.values() if n.shard == shard]
+        for node in nodes:
+            self._clear(node)
+        return nodes
+
+    def held(self, shard: int) -> list[Held]:
+        """List the READ and WRITE leases held in a shard."""
+        return [
+            Held(n.ino, int(n.modes)) for n in self._nodes.values() if n.shard == shard and n.modes
+        ]
+
+    def _clear(self, node: Node) -> None:
+        self._entries -= len(node.entries)
+        node.entries = {}
+        node.listing = None
+        node.complete = False
+        node.attr = None
+        node.xattr_names = None
+        node.xattrs = {}
+        node.modes = 0
+        node.epoch += 1
+
+    def _shrink(self) -> None:
+        """Push out the least recently used; an eighth at once, so that it is rare."""
+        nodes_goal = self._limits.nodes * 7 // 8
+        entries_goal = self._limits.entries * 7 // 8
+        for ino in list(self._nodes):
+            if len(self._nodes) <= nodes_goal and self._entries <= entries_goal:
+                return
+            node = self._nodes[ino]
+            if node.pins:
+                continue
+            if len(self._nodes) <= nodes_goal and not node.entries:
+                continue
+            self._push_out(node)
+
+    def _push_out(self, node: Node) -> None:
+        modes = node.modes
+        self._clear(node)
+        del self._nodes[node.ino]
+        if modes & Lease.WRITE:
+            self._evicted(node.ino)
+        if modes & Lease.READ:
+            self._session.drop(node.ino, Lease.READ)

@@ -1,0 +1,166 @@
+"""Holds the parts of one client together, and is the `Holder` its session asks about leases.
+
+What a lease's end means is decided here, once: `forget` drops what was learnt of an inode and
+tells the gateway; an expired session drops a shard's worth, asks for the pins of open files again,
+and leaves dirty files suspect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Held, Lease
+from cfs.core.errors import CfsError
+from cfs.fs.client.buffer import Buffer
+from cfs.fs.client.cache import Cache
+from cfs.fs.client.fences import Fences
+from cfs.fs.client.limits import Limits
+from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
+from cfs.fs.client.router import Router
+from cfs.fs.client.session import Session, new_session
+from cfs.fs.client.space import Space
+from cfs.fs.client.writeback import Writeback
+from cfs.net.ports import WallClock
+
+_LOG = structlog.get_logger()
+
+
+class NoKernel:
+    """A gateway that caches nothing below."""
+
+    async def invalidate(self, ino: int) -> None:
+        """See `Kernel.invalidate`."""
+
+
+class Client:
+    """The parts of one client. Everything is reached from here; `Files` is made of this."""
+
+    def __init__(
+        self,
+        *,
+        pool: Calls,
+        view: MapView,
+        uploader: Uploads,
+        fetcher: Fetches,
+        clock: WallClock,
+        name: str,
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.name = name
+        self.clock = clock
+        self.fetches = fetcher
+        self.kernel: Kernel = NoKernel()
+        self.fences = Fences()
+        self.router = Router(pool, view, self.limits)
+        self.session = Session(self.router, self.fences, self, self.limits)
+        self.buffer = Buffer(self.limits.dirty)
+        self.space = Space(self.router, self.buffer, self.limits)
+        self.writeback = Writeback(
+            session=self.session,
+            fences=self.fences,
+            buffer=self.buffer,
+            space=self.space,
+            uploads=uploader,
+            limits=self.limits,
+        )
+        self.cache = Cache(self.session, self.fences, self.limits, self.writeback.release)
+        self.writeback.cache = self.cache
+        self.recalling: set[int] = set()
+        self.nursery: trio.Nursery | None = None
+
+    async def start(self, nursery: trio.Nursery, session: int | None = None) -> None:
+        """Take a session id (unless given) and begin to renew and flush, in `nursery`."""
+        self.nursery = nursery
+        if session is None:
+            session = await new_session(self.router, self.name, deadline=self.deadline())
+        await self.session.start(nursery, session)
+        self.writeback.start(nursery)
+
+    async def close(self) -> None:
+        """Commit everything, and say so loudly when that fails. The nursery may then end."""
+        try:
+            await self.writeback.flush_all(self.deadline())
+        except CfsError as error:
+            _LOG.error("close_with_dirty_data", bytes=self.buffer.used, error=str(error))
+            raise
+
+    def deadline(self) -> float:
+        """Give the trio time until which an operation that starts now is retried."""
+        return trio.current_time() + self.limits.patience_s
+
+    # --- the holder of leases
+
+    def held(self, shard: int) -> list[Held]:
+        """See `Holder.held`; the pins of open files among them."""
+        modes = {lease.ino: lease.modes for lease in self.cache.held(shard)}
+        for file in self.writeback.files.values():
+            if file.opens and file.node.shard == shard:
+                modes[file.ino] = modes.get(file.ino, 0) | Lease.OPEN
+                file.pinned = True
+        return [Held(ino, int(mode)) for ino, mode in modes.items()]
+
+    def pinned(self, ino: int) -> bool:
+        """See `Holder.pinned`."""
+        file = self.writeback.files.get(ino)
+        return file is not None and file.opens > 0
+
+    def lost(self, inos: Iterable[int]) -> None:
+        """See `Holder.lost`."""
+        assert self.nursery is not None
+        for ino in inos:
+            self.cache.forget(ino)
+            self._tell_kernel(ino)
+            if self.pinned(ino):
+                self.nursery.start_soon(self._pin_again, ino)
+
+    def expired(self, shard: int) -> None:
+        """See `Holder.expired`."""
+        for node in self.cache.forget_shard(shard):
+            self._tell_kernel(node.ino)
+        for file in self.writeback.files.values():
+            if file.node.shard == shard:
+                file.pinned = False
+
+    async def reopened(self, shard: int) -> None:
+        """See `Holder.reopened`."""
+        for file in list(self.writeback.files.values()):
+            if file.opens and file.node.shard == shard:
+                await self._pin_again(file.ino)
+
+    async def _pin_again(self, ino: int) -> None:
+        try:
+            await self.pin(ino, self.deadline())
+        except CfsError as error:
+            _LOG.warning("pin_lost", ino=ino, error=str(error))
+
+    async def pin(self, ino: int, deadline: float) -> None:
+        """Ask for the OPEN pin of an inode, until it is sure to be held. Raises ENOENT."""
+        shard = self.cache.node(ino).shard
+        while True:
+            with self.writeback.request() as token:
+                request = meta.GetAttr(
+                    shard=shard, session=self.session.id, ino=ino, lease=int(Lease.OPEN)
+                )
+                reply = await self.session.read(shard, "meta.getattr", request, deadline=deadline)
+                if reply.lease & Lease.OPEN and self.fences.passes(token, ino):
+                    self.pinned_now(ino)
+                    return
+            await trio.sleep(0.01)
+
+    def pinned_now(self, ino: int) -> None:
+        """Note that the OPEN pin is held; give it back at once if nobody has it open any more."""
+        self.session.keep(ino, Lease.OPEN)
+        file = self.writeback.files.get(ino)
+        if file is not None and file.opens:
+            file.pinned = True
+        else:
+            self.session.drop_pin(ino)
+
+    def _tell_kernel(self, ino: int) -> None:
+        assert self.nursery is not None
+        self.nursery.start_soon(self.kernel.invalidate, ino)

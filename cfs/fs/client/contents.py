@@ -1,0 +1,479 @@
+"""The operations on open files and on attributes.
+
+A write goes to the buffer and returns: under the WRITE lease, within the client's bound on dirty
+bytes, and only while the cluster is known to have room. A read is committed extents under dirty
+bytes. `setattr` commits dirty bytes first, so no later size, mode or time survives without them;
+a size is set under the WRITE lease, in order with the file's commits.
+
+Access times are kept here only (relatime: when older than the change, or a day), as long as the
+lease lasts: they are never worth a recall. Set by utimes, they are the shard's like any other.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from inspect import isawaitable
+from typing import Any
+
+import msgspec
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Attr, Extent, Lease
+from cfs.core.errors import CfsError, FsError, NotFound
+from cfs.core.meta.extents import end_of
+from cfs.fs.client.file import File, clip
+from cfs.fs.client.names import Names
+from cfs.fs.client.space import Totals
+
+SIZE_MAX = (1 << 63) - 1
+_DAY_NS = 86_400 * 10**9
+_APPEND = os.O_APPEND
+_SYNCED = os.O_SYNC | os.O_DSYNC
+
+
+class Handle(msgspec.Struct):
+    """An open file."""
+
+    file: File
+    flags: int
+    errors_seen: int
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether it was opened for writing."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class Contents(Names):
+    """File operations of `Files`."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._handles: dict[int, Handle] = {}
+
+    # --- opening, closing
+
+    async def open(self, ino: int, flags: int) -> int:
+        """Open a file; give a handle. Honours O_TRUNC, O_APPEND, O_SYNC. Raises ENOENT, EISDIR."""
+        client = self.client
+        file = client.writeback.file(ino)
+        file.opens += 1
+        try:
+            attr = client.cache.attr(ino)
+            if attr is None and not file.pinned:
+                _, attr = await self._layout(file, 0, client.limits.layout, Lease.READ | Lease.OPEN)
+            attr = attr or await self.getattr(ino)
+            if stat.S_ISDIR(attr.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
+                raise FsError(errno.EISDIR)
+            if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
+                await self.setattr(ino, size=0)
+        except BaseException:
+            self._closed(file)
+            raise
+        return self._opened(file, flags)
+
+    async def create_file(
+        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0
+    ) -> tuple[int, Attr]:
+        """Make a regular file and open it; without O_EXCL one that is there is opened instead."""
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        while True:
+            try:
+                attr, file = await self.create(parent, name, mode, uid=uid, gid=gid, opened=True)
+            except FsError as error:
+                if error.errno != errno.EEXIST or flags & os.O_EXCL:
+                    raise
+            else:
+                assert file is not None
+                return self._opened(file, flags & ~os.O_TRUNC), attr
+            try:
+                attr = await self.lookup(parent, name)
+                if stat.S_ISDIR(attr.mode):
+                    raise FsError(errno.EISDIR)
+                handle = await self.open(attr.ino, flags)
+            except FsError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                continue  # it went between the two: make it after all
+            return handle, await self.getattr(attr.ino)
+
+    def _opened(self, file: File, flags: int) -> int:
+        fh = self._take_handle()
+        self._handles[fh] = Handle(file=file, flags=flags, errors_seen=file.error_count)
+        return fh
+
+    async def release(self, fh: int) -> None:
+        """Close a handle. Dirty bytes follow within the flush timer; fsync first to be sure."""
+        self._closed(self._handles.pop(fh).file)
+
+    def _closed(self, file: File) -> None:
+        file.opens -= 1
+        if file.opens == 0:
+            if file.pinned:
+                file.pinned = False
+                self.client.session.drop_pin(file.ino)
+            self.client.writeback.settle(file)
+
+    def handle(self, fh: int) -> Handle:
+        """Give an open file by its handle. Raises EBADF."""
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise FsError(errno.EBADF) from None
+
+    def report(self, handle: Handle) -> None:
+        """Raise EIO once per open file and loss of its bytes."""
+        if handle.errors_seen != handle.file.error_count:
+            handle.errors_seen = handle.file.error_count
+            raise FsError(errno.EIO, str(handle.file.error))
+
+    async def flush(self, fh: int) -> None:
+        """Report, at close(2), bytes that were lost. Does not wait for those on their way."""
+        self.report(self.handle(fh))
+
+    async def fsync(self, fh: int, *, datasync: bool = False) -> None:
+        """Commit everything written to the file. Raises EIO once after a loss, ENOSPC."""
+        del datasync  # attributes are durable already
+        handle = self.handle(fh)
+        if handle.file.unclean:
+            try:
+                await self.client.writeback.flush(handle.file, self.client.deadline(), synced=True)
+            except FsError:
+                self.report(handle)
+                raise
+        self.report(handle)
+
+    async def sync(self) -> None:
+        """Commit everything written to any file."""
+        await self.client.writeback.flush_all(self.client.deadline())
+
+    # --- writing
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Buffer bytes; give their count. O_APPEND ignores `offset`. Raises ENOSPC, EFBIG, EIO."""
+        client = self.client
+        handle = self.handle(fh)
+        file = handle.file
+        count = len(data)
+        if handle.errors_seen != file.error_count:
+            self.report(handle)
+        if not count:
+            return 0
+        if offset + count > SIZE_MAX:
+            raise FsError(errno.EFBIG)
+        if not self._may_write(file, count):
+            await self._make_way(file, count)
+        # nothing waits from here on: the lease that was checked is the one written under
+        if handle.flags & _APPEND:
+            offset = file.size
+        client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
+        if handle.flags & _SYNCED:
+            await self.fsync(fh)
+        return count
+
+    def _may_write(self, file: File, count: int) -> bool:
+        client = self.client
+        return (
+            file.writable
+            and client.session.trusted(file.node.shard)
+            and client.buffer.admits(count)
+            and client.space.admits(count)
+        )
+
+    async def _make_way(self, file: File, count: int) -> None:
+        client = self.client
+        deadline = client.deadline()
+        while not self._may_write(file, count):
+            if trio.current_time() >= deadline:
+                raise FsError(errno.ETIMEDOUT)
+            if not client.session.trusted(file.node.shard):
+                await client.session.ensure(file.node.shard, deadline)
+            elif not file.writable:
+                await client.writeback.acquire(file, deadline)
+            elif not client.buffer.admits(count):
+                with trio.move_on_at(deadline):
+                    await client.buffer.wait()
+            elif not await client.space.check(count):
+                raise FsError(errno.ENOSPC)
+
+    # --- reading
+
+    async def read(self, fh: int, offset: int, length: int) -> bytes:
+        """Give up to `length` bytes from `offset`; fewer only at the end of the file."""
+        file = self.handle(fh).file
+        for last in (False, True):
+            tiles, attr = await self._tiles(file, offset, offset + length)
+            size = file.view(attr).size
+            stop = min(offset + length, size)
+            if stop <= offset:
+                return b""
+            pieces = file.overlay_pieces(offset, stop - offset) if file.unclean else []
+            try:
+                data = await self._assemble(tiles, offset, stop, pieces)
+            except NotFound:
+                if last:
+                    raise
+                file.tiles_epoch = -1  # packed or compacted meanwhile: ask where the bytes are now
+            else:
+                break
+        self._touch(file, attr)
+        if offset == file.next_offset and length:
+            self._read_ahead(file, stop, size)
+        file.next_offset = stop
+        return data
+
+    async def _assemble(
+        self, tiles: list[Extent], offset: int, stop: int, pieces: list[tuple[int, bytes]]
+    ) -> bytes:
+        if len(pieces) == 1 and pieces[0][0] == offset and len(pieces[0][1]) == stop - offset:
+            return pieces[0][1]
+        reached = max(offset, min(stop, end_of(tiles, offset)))
+        data = b""
+        if reached > offset:
+            data = await self.client.fetches.read(tiles, offset, reached - offset)
+        if not pieces and reached == stop:
+            return data
+        out = bytearray(data)
+        out.extend(bytes(stop - reached))
+        for start, piece in pieces:
+            out[start - offset : start - offset + len(piece)] = piece
+        return bytes(out)
+
+    async def _tiles(self, file: File, offset: int, stop: int) -> tuple[list[Extent], Attr]:
+        """Give committed extents over a range (less where the file ends) and the attributes."""
+        client = self.client
+        attr = client.cache.attr(file.ino)
+        if attr is not None:
+            end = min(stop, attr.size)
+            if end <= offset:
+                return [], attr
+            known = file.known_tiles(offset, end)
+            if known is not None:
+                return known, attr
+        length = max(stop - offset, client.limits.layout)
+        lease = 0 if file.ino in client.recalling else Lease.READ
+        return await self._layout(file, offset, length, lease, stop)
+
+    async def _layout(
+        self, file: File, offset: int, length: int, lease: int, stop: int | None = None
+    ) -> tuple[list[Extent], Attr]:
+        client = self.client
+        tiles: list[Extent] = []
+        at = offset
+        while True:
+            with client.writeback.request() as token:
+                request = meta.Layout(
+                    shard=file.node.shard, session=client.session.id, ino=file.ino, offset=at,
+                    length=length, lease=int(lease),
+                )  # fmt: skip
+                reply: meta.LayoutReply = await client.session.read(
+                    file.node.shard, "meta.layout", request, deadline=client.deadline()
+                )
+                self.learn(reply.attr, reply.lease, token)
+                if lease & Lease.OPEN and not file.pinned:
+                    await self._pin(file, reply.lease, token)
+                tiles.extend(reply.extents)
+                end = min(reply.end, reply.attr.size)
+                if client.cache.leased(file.node) and client.fences.passes(token, file.ino):
+                    self._keep_tiles(file, list(reply.extents), at, end, reply.attr)
+            wanted = min(reply.attr.size, stop if stop is not None else 0)
+            if end >= wanted or reply.end <= at:
+                break
+            at, length = reply.end, wanted - reply.end
+        if stop is not None:
+            tiles = clip(tiles, offset, stop)
+        return tiles, reply.attr
+
+    def _keep_tiles(
+        self, file: File, extents: list[Extent], start: int, end: int, attr: Attr
+    ) -> None:
+        """Keep extents, unless a commit or a size of our own overtook the reply."""
+        if file.flushing is not None or file.flush_lock.locked():
+            return
+        if file.node.modes & Lease.WRITE and attr.data_version != file.base_version:
+            return
+        if extents and extents[0].offset < start:
+            start = extents[0].offset
+        file.learn_tiles(extents, start, end)
+
+    async def _pin(self, file: File, lease: int, token: int) -> None:
+        client = self.client
+        if lease & Lease.OPEN and client.fences.passes(token, file.ino):
+            client.pinned_now(file.ino)
+        else:
+            await client.pin(file.ino, client.deadline())
+
+    def _touch(self, file: File, attr: Attr) -> None:
+        seen = max(attr.atime_ns, file.atime_ns)
+        now = self.client.clock.time_ns()
+        if seen <= max(attr.mtime_ns, file.mtime_ns, attr.ctime_ns) or now - seen > _DAY_NS:
+            file.atime_ns = now
+
+    def _read_ahead(self, file: File, reached: int, size: int) -> None:
+        limits = self.client.limits
+        file.window = min(limits.readahead_max, max(limits.readahead_min, file.window * 2))
+        if file.ahead_until < reached or file.ahead_until > reached + limits.readahead_max:
+            file.ahead_until = reached
+        if file.ahead_until - reached > file.window // 2 or file.ahead_until >= size:
+            return
+        stop = min(size, reached + file.window)
+        tiles = file.known_tiles(file.ahead_until, min(stop, file.tiles_end))
+        file.ahead_until = stop
+        if tiles:
+            waiting = self.client.fetches.prefetch(tiles)
+            if isawaitable(waiting):
+                assert self.client.nursery is not None
+                self.client.nursery.start_soon(_quietly, waiting)
+
+    # --- attributes
+
+    async def setattr(
+        self, ino: int, *, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None, size: int | None = None, atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Attr:  # fmt: skip
+        """Change attributes; None leaves one. Raises EFBIG, EINVAL, EISDIR, ENOENT, ENOSPC."""
+        client = self.client
+        op = meta.SetAttr(
+            ino=ino, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
+        )
+        if size is not None:
+            return await self._set_size(op, size)
+        file = client.writeback.files.get(ino)
+        if file is not None and file.unclean:
+            await client.writeback.flush(file, client.deadline())
+        if file is not None and file.writable:
+            async with file.flush_lock:  # in order with commits, which carry times
+                return await self._set(op, file)
+        return await self._set(op, file)
+
+    async def _set(self, op: meta.SetAttr, file: File | None) -> Attr:
+        client = self.client
+        shard = client.cache.node(op.ino).shard
+        data = file is not None and file.writable
+        with client.writeback.request() as token:
+            _, result = await client.session.mutate(
+                shard, op, deadline=client.deadline(), data=data
+            )
+            attr = result.attrs[0]
+            client.cache.learn_change(attr, token)
+        if file is not None:
+            if op.mtime_ns is not None:
+                file.mtime_ns = op.mtime_ns
+            if op.atime_ns is not None:
+                file.atime_ns = 0
+        return self.view(attr)
+
+    async def _set_size(self, op: meta.SetAttr, size: int) -> Attr:
+        """Set the size under the WRITE lease: bytes below it first, those above are forgotten."""
+        if not 0 <= size <= SIZE_MAX:
+            raise FsError(errno.EINVAL if size < 0 else errno.EFBIG)
+        client = self.client
+        attr = await self.getattr(op.ino)
+        if not stat.S_ISREG(attr.mode):
+            raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL)
+        file = client.writeback.file(op.ino)
+        try:
+            while True:
+                deadline = client.deadline()
+                await client.session.ensure(file.node.shard, deadline)
+                await client.writeback.acquire(file, deadline)
+                client.writeback.cut(file.truncate(size) if size < file.size else 0)
+                if file.unclean and size:
+                    await client.writeback.flush(file, deadline)
+                async with file.flush_lock:
+                    if not file.writable:
+                        continue
+                    client.writeback.cut(file.truncate(size))
+                    try:
+                        attr = await self._set(op, file)
+                    except CfsError:
+                        client.cache.forget(op.ino)
+                        raise
+                    file.base_version = attr.data_version
+                    if op.mtime_ns is None:
+                        file.mtime_ns = attr.mtime_ns
+                    if size == 0 and file.node.modes & Lease.WRITE:
+                        file.tiles, file.tiles_start, file.tiles_end = [], 0, 0
+                        file.tiles_epoch = file.node.epoch
+                return attr
+        finally:
+            client.writeback.settle(file)
+
+    async def statfs(self) -> Totals:
+        """Give the cluster's capacity and free space in bytes, and its inodes."""
+        totals = await self.client.space.totals()
+        free = max(0, totals.free - self.client.buffer.used)
+        return msgspec.structs.replace(totals, free=free)
+
+    # --- extended attributes
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Give an extended attribute. Raises ENODATA."""
+        names = await self.listxattr(ino)
+        if name not in names:
+            raise FsError(errno.ENODATA)
+        client = self.client
+        node = client.cache.peek(ino)
+        if node is not None and client.cache.leased(node) and name in node.xattrs:
+            return node.xattrs[name]
+        shard = client.cache.node(ino).shard
+        with client.writeback.request() as token:
+            request = meta.GetXattr(shard=shard, session=client.session.id, ino=ino, name=name)
+            reply: meta.XattrReply = await client.session.read(
+                shard, "meta.getxattr", request, deadline=client.deadline()
+            )
+            node = client.cache.peek(ino)
+            if node is not None and client.cache.leased(node) and len(reply.value) <= 4096:
+                if client.fences.passes(token, ino):
+                    node.xattrs[name] = reply.value
+        return reply.value
+
+    async def listxattr(self, ino: int) -> frozenset[bytes]:
+        """Give the names of all extended attributes."""
+        client = self.client
+        await self.getattr(ino)  # under its lease the answer may be kept
+        node = client.cache.node(ino)
+        if node.xattr_names is not None and client.cache.leased(node):
+            return node.xattr_names
+        with client.writeback.request() as token:
+            request = meta.ListXattr(shard=node.shard, session=client.session.id, ino=ino)
+            reply: meta.XattrReply = await client.session.read(
+                node.shard, "meta.listxattr", request, deadline=client.deadline()
+            )
+            names = frozenset(reply.names)
+            if client.cache.leased(node) and client.fences.passes(token, ino):
+                node.xattr_names = names
+        return names
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA..."""
+        await self._change_xattr(meta.SetXattr(ino=ino, name=name, value=value, flags=flags))
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        """Remove an extended attribute. Raises ENODATA."""
+        await self._change_xattr(meta.RemoveXattr(ino=ino, name=name))
+
+    async def _change_xattr(self, op: meta.SetXattr | meta.RemoveXattr) -> None:
+        client = self.client
+        node = client.cache.node(op.ino)
+        with client.writeback.request() as token:
+            try:
+                _, result = await client.session.mutate(node.shard, op, deadline=client.deadline())
+            finally:
+                node.xattr_names = None
+                node.xattrs = {}
+                client.fences.close_ino(op.ino)
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
+
+
+async def _quietly(waiting: Any) -> None:
+    """Wait for a prefetch; whoever reads the bytes meets its error."""
+    try:
+        await waiting
+    except CfsError:
+        return

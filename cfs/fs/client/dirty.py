@@ -1,0 +1,156 @@
+"""The written but not committed bytes of one file: an interval map.
+
+Runs are disjoint and ordered by offset. An append to a run grows it in place; anything else cuts
+what it overlaps and goes between. Runs may touch: they are joined when they are taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any
+
+RUN_BYTES_MAX = 4 << 20
+"""A run that long grows no more: growing copies now and then."""
+RUN_COST = 256
+"""Charged for a run beside its bytes."""
+
+
+class Dirty:
+    """Dirty bytes by offset."""
+
+    __slots__ = ("_runs", "_starts", "size")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._runs: list[bytearray] = []
+        self.size = 0
+        """Bytes held."""
+
+    def __bool__(self) -> bool:
+        return bool(self._starts)
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about."""
+        return self.size + RUN_COST * len(self._starts)
+
+    @property
+    def end(self) -> int:
+        """Offset after the last dirty byte."""
+        return self._starts[-1] + len(self._runs[-1]) if self._starts else 0
+
+    def runs(self) -> Iterator[tuple[int, bytearray]]:
+        """Yield (offset, bytes) in order."""
+        yield from zip(self._starts, self._runs, strict=True)
+
+    def write(self, offset: int, data: Any) -> None:
+        """Lay `data` over what is there."""
+        length = len(data)
+        if not length:
+            return
+        stop = offset + length
+        starts = self._starts
+        index = bisect_right(starts, offset) - 1
+        if index >= 0:
+            run = self._runs[index]
+            inner = offset - starts[index]
+            if inner + length <= len(run):
+                run[inner : inner + length] = data
+                return
+            following = starts[index + 1] if index + 1 < len(starts) else None
+            if inner <= len(run) < RUN_BYTES_MAX and (following is None or stop <= following):
+                self.size += inner + length - len(run)
+                run[inner:] = data
+                return
+        self.cut(offset, stop)
+        index = bisect_right(self._starts, offset)
+        self._starts.insert(index, offset)
+        self._runs.insert(index, bytearray(data))
+        self.size += length
+
+    def cut(self, start: int, stop: int) -> None:
+        """Forget `[start, stop)`."""
+        first = bisect_right(self._starts, start) - 1
+        if first < 0 or self._starts[first] + len(self._runs[first]) <= start:
+            first += 1
+        last = first
+        starts: list[int] = []
+        runs: list[bytearray] = []
+        while last < len(self._starts) and self._starts[last] < stop:
+            offset, run = self._starts[last], self._runs[last]
+            self.size -= len(run)
+            if offset < start:
+                starts.append(offset)
+                runs.append(run[: start - offset])
+            if offset + len(run) > stop:
+                starts.append(stop)
+                runs.append(run[stop - offset :])
+            last += 1
+        self.size += sum(map(len, runs))
+        self._starts[first:last] = starts
+        self._runs[first:last] = runs
+
+    def read_into(self, target: bytearray, offset: int) -> None:
+        """Copy dirty bytes of `[offset, offset + len(target))` over `target`."""
+        stop = offset + len(target)
+        index = max(0, bisect_right(self._starts, offset) - 1)
+        while index < len(self._starts) and self._starts[index] < stop:
+            start, run = self._starts[index], self._runs[index]
+            low, high = max(start, offset), min(start + len(run), stop)
+            if low < high:
+                target[low - offset : high - offset] = memoryview(run)[low - start : high - start]
+            index += 1
+
+    def covers(self, offset: int, length: int) -> bool:
+        """Tell whether every byte of the range is dirty."""
+        stop = offset + length
+        index = bisect_right(self._starts, offset) - 1
+        while offset < stop:
+            if index < 0 or index >= len(self._starts):
+                return False
+            start, run = self._starts[index], self._runs[index]
+            if not start <= offset < start + len(run):
+                return False
+            offset = start + len(run)
+            index += 1
+        return True
+
+    def overlaps(self, offset: int, length: int) -> bool:
+        """Tell whether any byte of the range is dirty."""
+        index = bisect_right(self._starts, offset) - 1
+        if index >= 0 and self._starts[index] + len(self._runs[index]) > offset:
+            return True
+        index += 1
+        return index < len(self._starts) and self._starts[index] < offset + length
+
+    def joined(self) -> list[tuple[int, bytearray]]:
+        """Give the runs with those that touch made one."""
+        out: list[tuple[int, bytearray]] = []
+        copied = False
+        for start, run in zip(self._starts, self._runs, strict=True):
+            if out and out[-1][0] + len(out[-1][1]) == start:
+                if not copied:
+                    out[-1] = (out[-1][0], bytearray(out[-1][1]))
+                    copied = True
+                out[-1][1].extend(run)
+            else:
+                out.append((start, run))
+                copied = False
+        return out
+
+    def keep_tail(self, start: int) -> Dirty:
+        """Move everything from `start` on into another map, and give that."""
+        tail = Dirty()
+        for offset, run in list(self.runs()):
+            if offset + len(run) > start:
+                inner = max(0, start - offset)
+                tail.write(offset + inner, run[inner:])
+        if tail:
+            self.cut(start, self.end)
+        return tail
+
+    def lay_over(self, newer: Dirty) -> None:
+        """Take everything of `newer` over what is here."""
+        for offset, run in newer.runs():
+            self.write(offset, run)

@@ -1,0 +1,218 @@
+"""One inode's content as this client sees it: committed extents under dirty bytes.
+
+    dirty      written here, not on its way
+    flushing   on its way: uploaded or being committed
+    tiles      the committed extents that are known, of `[tiles_start, tiles_end)`
+
+A byte is looked for in that order. `tiles` count under the lease they were learnt under (the
+node's epoch) and are updated by the file's own commits. With the WRITE lease, `size` and
+`mtime_ns` here are the truth and the shard's attributes follow; without it there are no dirty
+bytes, except after the lease was lost: then the file is *suspect*, and its bytes are committed
+only if the shard's data is still of version `base_version`.
+
+Invariant: `flushing` is only changed while `flush_lock` is held.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from operator import attrgetter
+
+import msgspec
+import trio
+
+from cfs.core.api.meta import Attr, Extent, ExtentKind, Lease
+from cfs.core.errors import CfsError, FsError
+from cfs.core.meta import extents
+from cfs.fs.client.cache import Node
+from cfs.fs.client.dirty import Dirty
+
+_OFFSET = attrgetter("offset")
+
+
+class File:
+    """State of an inode that is open, dirty, or write-leased."""
+
+    __slots__ = (
+        "acquiring", "ahead_until", "atime_ns", "base_version", "dirty", "dirty_since", "error",
+        "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
+        "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch", "tiles_start",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, node: Node) -> None:
+        self.ino = node.ino
+        self.node = node
+        self.opens = 0
+        self.pinned = False
+        """An open file is pinned, or its READ or WRITE lease keeps it: who unlinks recalls that."""
+        self.dirty = Dirty()
+        self.flushing: Dirty | None = None
+        self.size = 0
+        self.mtime_ns = 0
+        self.atime_ns = 0
+        self.base_version = 0
+        self.dirty_since = 0.0
+        self.flush_after = 0.0
+        self.flush_lock = trio.Lock()
+        self.acquiring = trio.Lock()
+        self.recalled: trio.Event | None = None
+        """While a recall of the WRITE lease is being answered; set when it was."""
+        self.error: CfsError | None = None
+        self.error_count = 0
+        self.tiles: list[Extent] = []
+        self.tiles_start = 0
+        self.tiles_end = 0
+        self.tiles_epoch = -1
+        self.next_offset = 0
+        self.window = 0
+        self.ahead_until = 0
+
+    # --- leases
+
+    @property
+    def writable(self) -> bool:
+        """Tell whether the WRITE lease is held and not on its way back (trust apart)."""
+        return bool(self.node.modes & Lease.WRITE) and self.recalled is None
+
+    @property
+    def unclean(self) -> bool:
+        """Tell whether there are bytes that are not committed."""
+        return bool(self.dirty) or self.flushing is not None
+
+    @property
+    def idle(self) -> bool:
+        """Tell whether nothing needs this state but the lease."""
+        return not self.opens and not self.unclean and self.recalled is None
+
+    def take_write(self, attr: Attr) -> bool:
+        """Begin to write under a WRITE lease just granted; False: suspect bytes were lost."""
+        lost = self.unclean and attr.data_version != self.base_version
+        if lost:
+            self.fail(FsError(errno.EIO, f"inode {self.ino}: its lease was lost while dirty"))
+        if not self.unclean or lost:
+            self.size = attr.size
+            self.mtime_ns = attr.mtime_ns
+        self.base_version = attr.data_version
+        return not lost
+
+    def fail(self, error: CfsError) -> None:
+        """Remember an error that lost bytes; every open file reports it once."""
+        self.error = error
+        self.error_count += 1
+
+    # --- attributes
+
+    def view(self, attr: Attr) -> Attr:
+        """Give `attr` with what only this client knows yet."""
+        if self.node.modes & Lease.WRITE or self.unclean:
+            pending = self.dirty.size + (self.flushing.size if self.flushing else 0)
+            if attr.size != self.size or pending:
+                return msgspec.structs.replace(
+                    attr,
+                    size=self.size,
+                    mtime_ns=self.mtime_ns,
+                    ctime_ns=max(attr.ctime_ns, self.mtime_ns),
+                    atime_ns=max(attr.atime_ns, self.atime_ns),
+                    allocated=min(self.size, attr.allocated + pending),
+                )
+        if self.atime_ns > attr.atime_ns:
+            return msgspec.structs.replace(attr, atime_ns=self.atime_ns)
+        return attr
+
+    # --- dirty bytes
+
+    def write(self, offset: int, data: bytes, now_ns: int) -> int:
+        """Buffer bytes; give the change of memory held."""
+        before = self.dirty.cost
+        self.dirty.write(offset, data)
+        self.size = max(self.size, offset + len(data))
+        self.mtime_ns = max(now_ns, self.mtime_ns + 1) if now_ns < self.mtime_ns else now_ns
+        return self.dirty.cost - before
+
+    def truncate(self, size: int) -> int:
+        """Forget bytes from `size` on; give the change of memory held."""
+        before = self.dirty.cost
+        if self.dirty.end > size:
+            self.dirty.cut(size, self.dirty.end)
+        self.size = size
+        self.tiles_epoch = -1
+        return self.dirty.cost - before
+
+    def put_back(self) -> int:
+        """Make what was being flushed dirty again; give the change of memory held."""
+        assert self.flushing is not None
+        before = self.flushing.cost + self.dirty.cost
+        merged = Dirty()
+        merged.lay_over(self.flushing)
+        merged.lay_over(self.dirty)
+        self.dirty = merged
+        self.flushing = None
+        return merged.cost - before
+
+    def discard(self) -> int:
+        """Forget all dirty bytes; give the change of memory held."""
+        before = self.dirty.cost
+        self.dirty = Dirty()
+        return -before
+
+    def overlay_pieces(self, offset: int, length: int) -> list[tuple[int, bytes]]:
+        """Copy the uncommitted bytes in a range, older ones first."""
+        pieces: list[tuple[int, bytes]] = []
+        for layer in (self.flushing, self.dirty):
+            if layer is None or not layer.overlaps(offset, length):
+                continue
+            for start, run in layer.runs():
+                low, high = max(start, offset), min(start + len(run), offset + length)
+                if low < high:
+                    pieces.append((low, bytes(memoryview(run)[low - start : high - start])))
+        return pieces
+
+    # --- committed extents
+
+    def known_tiles(self, offset: int, stop: int) -> list[Extent] | None:
+        """Give the extents over `[offset, stop)` if they are known under the present lease."""
+        if (
+            self.tiles_epoch != self.node.epoch
+            or offset < self.tiles_start
+            or stop > self.tiles_end
+        ):
+            return None
+        return clip(self.tiles, offset, stop)
+
+    def learn_tiles(self, tiles: list[Extent], start: int, end: int) -> None:
+        """Keep extents, joined with those known when they touch."""
+        if self.tiles_epoch == self.node.epoch and start == self.tiles_end and self.tiles:
+            self.tiles = [*self.tiles, *tiles]
+        else:
+            self.tiles = tiles
+            self.tiles_start = start
+        self.tiles_end = end
+        self.tiles_epoch = self.node.epoch
+
+    def committed(self, new: list[Extent], attr: Attr) -> None:
+        """Lay committed extents over those known."""
+        self.base_version = attr.data_version
+        if self.tiles_epoch != self.node.epoch:
+            return
+        if self.tiles_start or (self.tiles and self.tiles_end < extents.end_of(self.tiles)):
+            self.tiles_epoch = -1
+            return
+        tiles = extents.extend(extents.overlay(self.tiles, new), attr.size)
+        if any(t.kind is ExtentKind.INLINE and not t.inline for t in tiles):
+            self.tiles_epoch = -1  # a piece of an inline extent lost its bytes: ask the shard
+            return
+        self.tiles = tiles
+        self.tiles_end = max(self.tiles_end, attr.size)
+
+
+def clip(tiles: list[Extent], offset: int, stop: int) -> list[Extent]:
+    """Give the whole tiles that overlap `[offset, stop)`."""
+    first = max(0, bisect_right(tiles, offset, key=_OFFSET) - 1)
+    last = first
+    while last < len(tiles) and tiles[last].offset < stop:
+        last += 1
+    if first < last and tiles[first].offset + tiles[first].length <= offset:
+        first += 1
+    return tiles[first:last]

@@ -1,0 +1,86 @@
+"""`Files`: the one VFS of CFS, for every gateway, for Python, for the tests.
+
+Names and directories are in `names`, open files and attributes in `contents`, whole paths in
+`paths`. Inode numbers, handles and cookies are plain integers; names and targets are bytes. Every
+method raises the error tree: `errno` of the error is what a POSIX caller sees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from cfs.core.api import meta
+from cfs.fs.client.client import Client
+from cfs.fs.client.limits import Limits
+from cfs.fs.client.paths import Paths
+from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
+from cfs.fs.client.recall import Recalls
+from cfs.net.ports import WallClock
+
+
+class Files(Paths):
+    """A client of the file system."""
+
+    def __init__(
+        self,
+        *,
+        pool: Calls,
+        view: MapView,
+        uploader: Uploads,
+        fetcher: Fetches,
+        clock: WallClock,
+        name: str,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(
+            Client(
+                pool=pool,
+                view=view,
+                uploader=uploader,
+                fetcher=fetcher,
+                clock=clock,
+                name=name,
+                limits=limits,
+            )
+        )
+        self._recalls = Recalls(self.client)
+
+    async def start(self, nursery: trio.Nursery, *, session: int | None = None) -> None:
+        """Open a session with the cluster and begin the background work in `nursery`.
+
+        `session`: an id from `root.session` that this process took and uses nowhere else.
+        """
+        await self.client.start(nursery, session)
+
+    async def close(self) -> None:
+        """Commit everything written. Raises what could not be; the nursery may then end."""
+        await self.client.close()
+
+    def attach(self, kernel: Kernel) -> None:
+        """Name the gateway below which a kernel caches: told before a lease is given back."""
+        self.client.kernel = kernel
+
+    async def on_recall(self, context: Any, request: meta.Recall, payload: Any) -> meta.Empty:
+        """Answer `client.recall`: register this with the connection pool."""
+        del context, payload
+        return await self._recalls.answer(request)
+
+    def trust_left_s(self, ino: int) -> float:
+        """Give the seconds for which attributes of `ino` may be cached below; 0: not at all."""
+        client = self.client
+        node = client.cache.peek(ino)
+        if node is None or not client.cache.leased(node) or ino in client.recalling:
+            return 0.0
+        file = client.writeback.files.get(ino)
+        if file is not None and (file.unclean or file.recalled is not None):
+            return 0.0
+        return client.session.trust_left_s(node.shard)
+
+    def data_token(self, ino: int) -> tuple[int, int] | None:
+        """Name the state of a file's data under one continuous lease; None: no lease now."""
+        node = self.client.cache.peek(ino)
+        if node is None or node.attr is None or not self.client.cache.leased(node):
+            return None
+        return node.epoch, node.attr.data_version

@@ -1,0 +1,178 @@
+"""Numbers the mutations of one session in one shard, batches them, repeats them until answered.
+
+A shard has two lanes. *names* carries what may have to wait for another client's recall; *data*
+carries commits and size changes of files whose WRITE lease is held here, which never wait for
+anybody. So a flush that somebody's operation waits for is never behind an operation that waits for
+somebody. Both share one numbering.
+
+While a batch is on its way the next ones gather behind it; when it stalls (a recall), they go past
+it: operations issued at the same time have no order among them, and whoever needs one waits for
+the first before issuing the second. On the data lane nothing overtakes: size and bytes of a file
+are applied in the order they were given. A number, once sent, is repeated until it is answered,
+also when its caller gave up: no number is ever left open.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from cfs.core.api import meta
+from cfs.core.errors import CfsError, DeadlineExceeded, from_wire
+from cfs.fs.client.limits import Limits
+
+Send = Callable[[meta.Mutate], Awaitable[meta.MutateReply]]
+
+
+class Numbers:
+    """The numbering of one session in one shard."""
+
+    __slots__ = ("_next", "_open")
+
+    def __init__(self) -> None:
+        self._next = 1
+        self._open: dict[int, None] = {}
+
+    def take(self, count: int) -> tuple[int, int]:
+        """Number some operations; give the first number, and that below which all are answered."""
+        first = self._next
+        self._next += count
+        self._open[first] = None
+        return first, next(iter(self._open))
+
+    def answered(self, first: int) -> None:
+        """Say that the batch that began at `first` is answered."""
+        del self._open[first]
+
+
+class Waiting:
+    """An operation and, later, its answer."""
+
+    __slots__ = ("at", "done", "error", "op", "result", "size")
+
+    def __init__(self, op: Any) -> None:
+        self.op = op
+        self.done = trio.Event()
+        self.at = 0
+        self.result: meta.OpResult | None = None
+        self.error: CfsError | None = None
+        self.size = _size_of(op)
+
+
+class Lane:
+    """One ordered stream of mutations into a shard."""
+
+    def __init__(
+        self,
+        *,
+        shard: int,
+        session: int,
+        numbers: Numbers,
+        send: Send,
+        nursery: trio.Nursery,
+        limits: Limits,
+        overtake: bool,
+    ) -> None:
+        self._shard = shard
+        self._session = session
+        self._numbers = numbers
+        self._send = send
+        self._nursery = nursery
+        self._limits = limits
+        self._overtake = overtake
+        self._queue: deque[Waiting] = deque()
+        self._sent_at: dict[int, float] = {}
+        self._watching = False
+
+    async def submit(self, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
+        """Apply `op` exactly once; give (applied index, result without error).
+
+        Raises the operation's own error; DeadlineExceeded past `deadline`: not applied when it was
+        still queued here, unknown otherwise. Cancellation leaves it to take effect or not.
+        """
+        waiting = Waiting(op)
+        self._queue.append(waiting)
+        self._pump()
+        with trio.move_on_at(deadline):
+            await waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error
+        if waiting.result is None:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            raise DeadlineExceeded(f"{type(op).__name__}: shard {self._shard} gave no answer")
+        if waiting.result.error is not None:
+            raise from_wire(waiting.result.error)
+        return waiting.at, waiting.result
+
+    def _pump(self) -> None:
+        if not self._queue:
+            return
+        if self._sent_at:
+            if not self._overtake or len(self._sent_at) >= self._limits.in_flight:
+                return
+            newest = max(self._sent_at.values())
+            if trio.current_time() - newest < self._limits.stall_s:
+                if not self._watching:
+                    self._watching = True
+                    self._nursery.start_soon(self._watch, newest + self._limits.stall_s)
+                return
+        self._nursery.start_soon(self._run)
+        self._sent_at[0] = trio.current_time()  # until `_run` has numbered its batch
+
+    async def _watch(self, until: float) -> None:
+        await trio.sleep_until(until)
+        self._watching = False
+        self._pump()
+
+    def _take(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        size = 0
+        while self._queue and len(batch) < self._limits.batch_ops:
+            size += self._queue[0].size
+            if batch and size > self._limits.batch_bytes:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    async def _run(self) -> None:
+        self._sent_at.pop(0, None)
+        while self._queue:
+            batch = self._take()
+            first, acked = self._numbers.take(len(batch))
+            self._sent_at[first] = trio.current_time()
+            request = meta.Mutate(
+                shard=self._shard,
+                session=self._session,
+                first_seq=first,
+                acked=acked,
+                ops=tuple(w.op for w in batch),
+            )
+            try:
+                reply = await self._send(request)
+            except CfsError as error:
+                for waiting in batch:
+                    waiting.error = error
+                    waiting.done.set()
+            else:
+                for waiting, result in zip(batch, reply.results, strict=True):
+                    waiting.at = reply.at
+                    waiting.result = result
+                    waiting.done.set()
+            finally:
+                self._numbers.answered(first)
+                del self._sent_at[first]
+            if len(self._sent_at) > 0:
+                break
+        self._pump()
+
+
+def _size_of(op: Any) -> int:
+    if isinstance(op, meta.Commit):
+        return sum(128 + len(e.inline) for e in op.extents)
+    if isinstance(op, meta.SetXattr):
+        return 128 + len(op.value)
+    return 128

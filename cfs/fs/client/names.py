@@ -1,0 +1,430 @@
+"""The operations on directories: lookup, create, link, unlink, rename, list.
+
+Each is answered from the cache where a lease allows, else by the shard of the (new) parent, which
+runs it exactly once. What a reply teaches is kept under the rules of `cache`. A file's dirty bytes
+are committed before it gets a name (`rename`, `link`), so no name survives without them; a file
+that is open here is pinned before its name is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import msgspec
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Attr, Lease
+from cfs.core.errors import CfsError, FsError
+from cfs.core.ids import Ino, shard_of
+from cfs.fs.client.cache import UNKNOWN_COOKIE, Name
+from cfs.fs.client.client import Client
+from cfs.fs.client.file import File
+
+READDIR_ENTRIES = 1024
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Listed(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a listing; continue after it with `cookie`."""
+
+    name: bytes
+    ino: int
+    kind: int
+    cookie: int
+    attr: Attr | None
+
+
+class Directory(msgspec.Struct):
+    """An open directory: how far it was listed under one lease."""
+
+    ino: int
+    epoch: int = -1
+    reached: int = 0
+
+
+class Names:
+    """Namespace operations of `Files`."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._directories: dict[int, Directory] = {}
+        self._next_fh = 1
+
+    # --- finding
+
+    async def lookup(self, parent: int, name: bytes) -> Attr:
+        """Find a name. Raises ENOENT, ENOTDIR."""
+        client = self.client
+        known = client.cache.name(parent, name)
+        if known is not None:
+            if not known.ino:
+                raise FsError(errno.ENOENT)
+            attr = client.cache.attr(known.ino)
+            if attr is not None:
+                return self.view(attr)
+        if name in {b".", b".."}:
+            here = await self.getattr(parent)
+            return await self.getattr(here.parent) if name == b".." and here.parent else here
+        while True:
+            ino, attr = await self._lookup(parent, name)
+            if attr is not None:
+                return self.view(attr)
+            try:
+                return await self.getattr(ino)
+            except FsError as error:  # the name led to an inode of another shard that went
+                if error.errno != errno.ENOENT:
+                    raise
+
+    async def _lookup(self, parent: int, name: bytes) -> tuple[int, Attr | None]:
+        client = self.client
+        shard = shard_of(Ino(parent))
+        lease = parent not in client.recalling
+        with client.writeback.request() as token:
+            request = meta.Lookup(
+                shard=shard, session=client.session.id, parent=parent, name=name, lease=lease
+            )
+            reply: meta.LookupReply = await client.session.read(
+                shard, "meta.lookup", request, deadline=client.deadline()
+            )
+            entry = reply.entry
+            leased = client.cache.grant_directory(parent, reply.directory_lease, token)
+            if entry is None:
+                if leased:
+                    absent = Name(name, 0, 0, UNKNOWN_COOKIE, reply.at)
+                    client.cache.learn_name(parent, absent, token)
+                raise FsError(errno.ENOENT)
+            if leased:
+                client.cache.learn_entry(parent, entry, reply.at, token)
+            if entry.attr is not None:
+                self.learn(entry.attr, reply.lease, token)
+            return entry.ino, entry.attr
+
+    async def getattr(self, ino: int) -> Attr:
+        """Give attributes as this client sees them. Raises ENOENT."""
+        client = self.client
+        attr = client.cache.attr(ino)
+        if attr is None:
+            shard = shard_of(Ino(ino))
+            lease = 0 if ino in client.recalling else int(Lease.READ)
+            with client.writeback.request() as token:
+                request = meta.GetAttr(shard=shard, session=client.session.id, ino=ino, lease=lease)
+                reply: meta.GetAttrReply = await client.session.read(
+                    shard, "meta.getattr", request, deadline=client.deadline()
+                )
+                attr = reply.attr
+                self.learn(attr, reply.lease, token)
+        return self.view(attr)
+
+    def view(self, attr: Attr) -> Attr:
+        """Lay over attributes what only this client knows yet."""
+        file = self.client.writeback.files.get(attr.ino)
+        return attr if file is None else file.view(attr)
+
+    def learn(self, attr: Attr, modes: int, token: int) -> None:
+        """Take attributes and granted modes in. WRITE is taken in by `acquire` and `create`."""
+        self.client.cache.learn_attr(attr, modes & Lease.READ, token)
+
+    # --- making
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0, rdev: int = 0,
+        target: bytes = b"", opened: bool = False,
+    ) -> tuple[Attr, File | None]:  # fmt: skip
+        """Make whatever `mode` says. Raises EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EMLINK...
+
+        With `opened` a regular file's state comes too, with one more open counted.
+        """
+        client = self.client
+        shard = shard_of(Ino(parent))
+        regular = stat.S_ISREG(mode)
+        lease = Lease.READ | Lease.WRITE if regular else Lease.READ
+        op = meta.Create(
+            parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target,
+            lease=int(lease),
+        )  # fmt: skip
+        with client.writeback.request() as token:
+            at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            attr, directory = result.attrs[0], result.attrs[1]
+            client.cache.learn_change(directory, token)
+            entry = Name(name, attr.ino, stat.S_IFMT(mode), UNKNOWN_COOKIE, at)
+            client.cache.learn_name(parent, entry, token)
+            here = shard_of(Ino(attr.ino)) == shard
+            node = client.cache.learn_attr(attr, lease, token) if here else None
+            if node is not None:
+                node.xattr_names = frozenset()
+                node.complete = stat.S_ISDIR(mode)
+            if not regular:
+                return attr, None
+            file = client.writeback.file(attr.ino)
+            if node is not None:
+                file.take_write(attr)
+                file.learn_tiles([], 0, 0)
+            if opened:
+                file.opens += 1
+        if opened and node is None:
+            await client.pin(attr.ino, client.deadline())
+        client.writeback.settle(file)
+        return attr, file
+
+    async def mkdir(
+        self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0
+    ) -> Attr:
+        """Make a directory."""
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid)
+        return attr
+
+    async def mknod(
+        self, parent: int, name: bytes, mode: int, rdev: int = 0, *, uid: int = 0, gid: int = 0
+    ) -> Attr:
+        """Make a file or a special file; a mode without a type means a regular one."""
+        mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
+        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid, rdev=rdev)
+        return attr
+
+    async def symlink(
+        self, parent: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0
+    ) -> Attr:
+        """Make a symbolic link."""
+        mode = stat.S_IFLNK | 0o777
+        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid, target=target)
+        return attr
+
+    async def readlink(self, ino: int) -> bytes:
+        """Give where a symbolic link points. Raises EINVAL."""
+        attr = await self.getattr(ino)
+        if not stat.S_ISLNK(attr.mode):
+            raise FsError(errno.EINVAL)
+        return attr.target
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Attr:
+        """Give a non-directory another name."""
+        client = self.client
+        await self._commit(ino)
+        shard = shard_of(Ino(parent))
+        op = meta.Link(ino=ino, parent=parent, name=name)
+        with client.writeback.request() as token:
+            at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
+            attr = result.attrs[0]
+            entry = Name(name, ino, stat.S_IFMT(attr.mode), UNKNOWN_COOKIE, at)
+            client.cache.learn_name(parent, entry, token)
+        return self.view(attr)
+
+    # --- removing, moving
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is not a directory; an open file lives on until its last close."""
+        client = self.client
+        await self._pin_if_open(parent, name)
+        shard = shard_of(Ino(parent))
+        with client.writeback.request() as token:
+            op = meta.Unlink(parent=parent, name=name)
+            at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
+            absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
+            client.cache.learn_name(parent, absent, token)
+        self._discard_if_gone(result.attrs[0])
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        client = self.client
+        shard = shard_of(Ino(parent))
+        with client.writeback.request() as token:
+            op = meta.Rmdir(parent=parent, name=name)
+            at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
+            absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
+            client.cache.learn_name(parent, absent, token)
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> None:
+        """Move a name as renameat2 does; `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE."""
+        client = self.client
+        moved = await self._find(parent, name)
+        if moved is None:
+            raise FsError(errno.ENOENT)
+        await self._commit(moved)
+        replaced = await self._pin_if_open(new_parent, new_name)
+        if flags & RENAME_EXCHANGE and replaced is not None:
+            await self._commit(replaced)
+        shard = shard_of(Ino(new_parent))
+        op = meta.Rename(
+            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
+        )
+        with client.writeback.request() as token:
+            at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
+            attr = result.attrs[0]
+            plain = not flags & RENAME_EXCHANGE and replaced != moved and attr.ino == moved
+            if plain and shard_of(Ino(parent)) == shard:
+                cache = client.cache
+                cache.learn_name(parent, Name(name, 0, 0, UNKNOWN_COOKIE, at), token)
+                kind = stat.S_IFMT(attr.mode)
+                entry = Name(new_name, moved, kind, UNKNOWN_COOKIE, at)
+                cache.learn_name(new_parent, entry, token)
+            else:
+                client.cache.unlearn_name(parent, name)
+                client.cache.unlearn_name(new_parent, new_name)
+        for attr in result.attrs[3:]:
+            self._discard_if_gone(attr)
+
+    async def _find(self, parent: int, name: bytes) -> int | None:
+        known = self.client.cache.name(parent, name)
+        if known is not None:
+            return known.ino or None
+        try:
+            ino, _ = await self._lookup(parent, name)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return None
+        return ino
+
+    async def _pin_if_open(self, parent: int, name: bytes) -> int | None:
+        """Pin what a name leads to if it is open here; give its inode."""
+        ino = await self._find(parent, name)
+        if ino is not None:
+            file = self.client.writeback.files.get(ino)
+            if file is not None and file.opens and not file.pinned:
+                await self.client.pin(ino, self.client.deadline())
+        return ino
+
+    async def _commit(self, ino: int) -> None:
+        file = self.client.writeback.files.get(ino)
+        if file is not None and file.unclean:
+            await self.client.writeback.flush(file, self.client.deadline())
+
+    def _discard_if_gone(self, attr: Attr) -> None:
+        """Nobody can read an inode without a name that is not open: its bytes need no commit."""
+        file = self.client.writeback.files.get(attr.ino)
+        if attr.nlink == 0 and file is not None and not file.opens:
+            self.client.writeback.cut(file.discard())
+
+    # --- listing
+
+    async def opendir(self, ino: int) -> int:
+        """Open a directory; give a handle. Raises ENOTDIR."""
+        attr = await self.getattr(ino)
+        if not stat.S_ISDIR(attr.mode):
+            raise FsError(errno.ENOTDIR)
+        handle = self._take_handle()
+        self._directories[handle] = Directory(ino)
+        return handle
+
+    async def releasedir(self, handle: int) -> None:
+        """Close a directory."""
+        self._directories.pop(handle, None)
+
+    async def fsyncdir(self, handle: int) -> None:
+        """Nothing to do: every operation on names is durable when it returns."""
+
+    async def readdir(self, handle: int, cookie: int, limit: int = READDIR_ENTRIES) -> list[Listed]:
+        """List up to `limit` entries after `cookie` (0: from the start); empty at the end."""
+        directory = self._directories[handle]
+        listed = self._list_cached(directory.ino, cookie, limit)
+        if listed is None:
+            listed = await self._list_page(directory, cookie, limit)
+        return listed
+
+    def _list_cached(self, ino: int, cookie: int, limit: int) -> list[Listed] | None:
+        cache = self.client.cache
+        names = cache.listing(ino)
+        if names is None:
+            return None
+        first = 0
+        if cookie:
+            low, high = 0, len(names)
+            while low < high:
+                middle = (low + high) // 2
+                if names[middle].cookie <= cookie:
+                    low = middle + 1
+                else:
+                    high = middle
+            first = low
+        page: list[Listed] = []
+        for name in names[first : first + limit]:
+            attr = cache.attr(name.ino)
+            if attr is None:
+                return page or None
+            page.append(Listed(name.name, name.ino, name.kind, name.cookie, self.view(attr)))
+        return page
+
+    async def _list_page(self, directory: Directory, cookie: int, limit: int) -> list[Listed]:
+        client, ino = self.client, directory.ino
+        shard = shard_of(Ino(ino))
+        with client.writeback.request() as token:
+            request = meta.ReadDir(
+                shard=shard, session=client.session.id, ino=ino, cookie=cookie, limit=limit,
+                lease=ino not in client.recalling,
+            )  # fmt: skip
+            reply: meta.ReadDirReply = await client.session.read(
+                shard, "meta.readdir", request, deadline=client.deadline()
+            )
+            leased = client.cache.grant_directory(ino, reply.lease, token)
+            for entry, modes in zip(reply.entries, reply.leased, strict=True):
+                if leased:
+                    client.cache.learn_entry(ino, entry, reply.at, token)
+                if entry.attr is not None:
+                    self.learn(entry.attr, modes, token)
+            self._follow(directory, cookie, reply, leased=leased, token=token)
+        page = [
+            Listed(e.name, e.ino, e.kind, e.cookie, self.view(e.attr) if e.attr else None)
+            for e in reply.entries
+        ]
+        return await self._with_attributes(page)
+
+    def _follow(
+        self, directory: Directory, cookie: int, reply: meta.ReadDirReply, *, leased: bool,
+        token: int,
+    ) -> None:  # fmt: skip
+        """Keep track of how far a listing went under one lease; note when it is whole."""
+        node = self.client.cache.peek(directory.ino)
+        if node is None or not leased:
+            directory.epoch = -1
+            return
+        if cookie == 0:
+            directory.epoch = node.epoch
+        elif node.epoch != directory.epoch or cookie != directory.reached:
+            directory.epoch = -1
+            return
+        directory.reached = reply.entries[-1].cookie if reply.entries else cookie
+        if reply.end:
+            self.client.cache.complete(directory.ino, token)
+
+    async def _with_attributes(self, page: list[Listed]) -> list[Listed]:
+        """Ask other shards for the attributes of their inodes; drop those that went meanwhile."""
+        if all(listed.attr is not None for listed in page):
+            return page
+        out = list(page)
+        failed: list[CfsError] = []
+
+        async def ask(index: int) -> None:
+            try:
+                attr = await self.getattr(page[index].ino)
+            except CfsError as error:
+                if not isinstance(error, FsError):
+                    failed.append(error)
+                attr = None
+            out[index] = msgspec.structs.replace(page[index], attr=attr)
+
+        async with trio.open_nursery() as nursery:
+            for index, listed in enumerate(page):
+                if listed.attr is None:
+                    nursery.start_soon(ask, index)
+        if failed:
+            raise failed[0]
+        return out
+
+    def _take_handle(self) -> int:
+        handle = self._next_fh
+        self._next_fh += 1
+        return handle

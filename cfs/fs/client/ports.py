@@ -1,0 +1,77 @@
+"""What a client asks of its process. The real ones are in `cfs.net`, `cfs.fs.root`, `cfs.fs.data`.
+
+Tests supply their own. Only what is called here is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+from cfs.core.api.cluster import ClusterMap
+from cfs.core.api.meta import Extent
+
+
+class Calls(Protocol):
+    """The connection pool."""
+
+    async def call(
+        self, node: int, method: str, request: Any, payload: Any = b"", *, timeout_s: float
+    ) -> tuple[Any, Any]:
+        """Call a node; give (reply, payload). Raises the error tree."""
+        ...
+
+
+class MapView(Protocol):
+    """The newest cluster map this process has seen."""
+
+    @property
+    def map(self) -> ClusterMap:
+        """The map."""
+        ...
+
+    async def refresh(self) -> None:
+        """Ask for a newer one. Raises Unavailable."""
+        ...
+
+
+class Uploads(Protocol):
+    """Turns bytes into durable extents: `cfs.fs.data.uploader.Uploader`."""
+
+    async def write(
+        self, runs: Sequence[Any], *, avoid: Collection[bytes] = ()
+    ) -> list[list[Extent]]:
+        """Make `runs` of (offset, bytes) durable; one list of extents a run. Raises NoSpace."""
+        ...
+
+    def inline(self, offset: int, data: Any) -> Extent:
+        """Seal a small run into an extent that carries its bytes."""
+        ...
+
+    def cut_complete(self, data: Any) -> int:
+        """Count the leading bytes that end at a chunk boundary whatever follows."""
+        ...
+
+    def forget(self, segments: Iterable[bytes]) -> None:
+        """Take condemned segments out of every later answer."""
+        ...
+
+
+class Fetches(Protocol):
+    """Turns extents into bytes."""
+
+    async def read(self, extents: Sequence[Extent], offset: int, length: int) -> bytes:
+        """Give `length` bytes from `offset`; `extents` cover them. Raises Corrupt, Unavailable."""
+        ...
+
+    def prefetch(self, extents: Sequence[Extent]) -> Any:
+        """Begin to bring chunks near."""
+        ...
+
+
+class Kernel(Protocol):
+    """A gateway that caches below: told before a lease is given back."""
+
+    async def invalidate(self, ino: int) -> None:
+        """Return once nothing learnt of `ino`, attributes or data, is cached below."""
+        ...

@@ -1,0 +1,368 @@
+"""Brings dirty bytes to the cluster, and takes and gives WRITE leases.
+
+A file is flushed by the timer, when it or the buffer grows large, by fsync, by a recall, and
+before an operation that must not survive without its bytes. One flush of a file at a time
+(`flush_lock`); commits of different files gather into one Mutate in the shard's data lane. A flush
+takes all dirty bytes, or, under pressure, those before the last chunk boundary, so that a stream
+is cut where its content says.
+
+When a flush fails the bytes are dirty again. What may pass is tried again by the timer; what is
+final loses them, loudly: logged, and EIO at the next write, fsync and close of every open file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+import structlog
+import trio
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Extent, Lease
+from cfs.core.errors import (
+    CfsError,
+    Condemned,
+    FsError,
+    Malformed,
+    NoSpace,
+    Refused,
+)
+from cfs.core.ids import Ino, shard_of
+from cfs.fs.client.buffer import Buffer
+from cfs.fs.client.cache import Cache
+from cfs.fs.client.dirty import Dirty
+from cfs.fs.client.fences import Fences
+from cfs.fs.client.file import File
+from cfs.fs.client.limits import Limits
+from cfs.fs.client.ports import Uploads
+from cfs.fs.client.session import Session
+from cfs.fs.client.space import Space
+
+_LOG = structlog.get_logger()
+
+RETRY_S = 0.5
+"""Pause after a flush that failed for a reason that may pass."""
+
+
+class Writeback:
+    """The flusher of one client, and the owner of its `File` states."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        fences: Fences,
+        buffer: Buffer,
+        space: Space,
+        uploads: Uploads,
+        limits: Limits,
+    ) -> None:
+        self.files: OrderedDict[int, File] = OrderedDict()
+        self.cache: Cache
+        self._session = session
+        self._fences = fences
+        self._buffer = buffer
+        self._space = space
+        self._uploads = uploads
+        self._limits = limits
+        self._unclean: dict[int, File] = {}
+        self._kick = trio.Event()
+        self._slots = trio.Semaphore(limits.flushes)
+        self._flushing: set[int] = set()
+        self._releases: dict[int, list[int]] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to flush."""
+        self._nursery = nursery
+        nursery.start_soon(self._run)
+
+    # --- file states
+
+    def file(self, ino: int) -> File:
+        """Give the state of an inode, making it."""
+        file = self.files.get(ino)
+        if file is None:
+            node = self.cache.node(ino)
+            node.pins += 1  # a node with a state is never pushed out of the cache
+            file = self.files[ino] = File(node)
+        return file
+
+    def settle(self, file: File) -> None:
+        """Let go of a state that nothing needs; closed write-leased ones are kept up to a bound."""
+        if not file.idle or self.files.get(file.ino) is not file:
+            return
+        if file.node.modes & Lease.WRITE:
+            self.files.move_to_end(file.ino)
+            if len(self.files) > self._limits.writable:
+                self._release_oldest()
+            return
+        self._forget(file)
+
+    def _forget(self, file: File) -> None:
+        del self.files[file.ino]
+        file.node.pins -= 1
+
+    def _release_oldest(self) -> None:
+        """Give an eighth of the idle WRITE leases back."""
+        idle = [f for f in self.files.values() if f.idle]
+        for file in idle[: self._limits.writable // 8]:
+            self.release(file.ino)
+            self.cache.forget(file.ino)
+            self._forget(file)
+
+    def release(self, ino: int) -> None:
+        """Give a clean file's WRITE lease back, with the next round of the timer."""
+        node = self.cache.peek(ino)
+        shard = node.shard if node is not None else shard_of(Ino(ino))
+        self._releases.setdefault(shard, []).append(ino)
+
+    # --- the WRITE lease
+
+    async def acquire(self, file: File, deadline: float, *, for_flush: bool = False) -> None:
+        """Return once the WRITE lease is held, at least for this moment. Raises ENOENT.
+
+        A writer waits for a recall to be answered first; a flush, which the recall waits for, not.
+        """
+        while not file.writable:
+            if file.recalled is not None and not for_flush:
+                await file.recalled.wait()
+                continue
+            async with file.acquiring:
+                if file.node.modes & Lease.WRITE:
+                    if for_flush:
+                        return
+                    continue
+                with self.request() as token:
+                    _, result = await self._session.mutate(
+                        file.node.shard, meta.Acquire(ino=file.ino), deadline=deadline
+                    )
+                    self._granted(file, result.attrs[0], token)
+
+    def _granted(self, file: File, attr: meta.Attr, token: int) -> None:
+        if self.cache.learn_attr(attr, Lease.WRITE, token) is None:
+            return  # recalled before the answer came: ask again
+        pending = self._releases.get(file.node.shard)
+        if pending and file.ino in pending:
+            pending.remove(file.ino)
+        if not file.take_write(attr):
+            _LOG.error("data_lost", ino=file.ino, reason="the WRITE lease was lost")
+            self._buffer.add(file.discard())
+            self._unclean.pop(file.ino, None)
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[int]:
+        """Hold a fence token while a request is on its way and its reply is taken in."""
+        token = self._fences.begin()
+        try:
+            yield token
+        finally:
+            self._fences.end(token)
+
+    # --- dirty bytes
+
+    def wrote(self, file: File, change: int) -> None:
+        """Note that `file` was written to and holds `change` more bytes."""
+        self._buffer.add(change)
+        if file.ino not in self._unclean:
+            file.dirty_since = trio.current_time()
+            self._unclean[file.ino] = file
+        if file.dirty.size >= self._limits.flush_at or self._buffer.pressed:
+            self._kick.set()
+
+    def cut(self, change: int) -> None:
+        """Note that dirty bytes were forgotten."""
+        self._buffer.add(change)
+
+    async def flush(
+        self, file: File, deadline: float, *, synced: bool = False, hold_tail: bool = False
+    ) -> None:
+        """Return once every byte written before the call is committed (but a held tail).
+
+        Raises what the commit met: the bytes are dirty again unless it is final.
+        """
+        if not file.unclean:
+            return
+        async with file.flush_lock:
+            avoid: tuple[bytes, ...] = ()
+            while file.dirty:
+                if not file.node.modes & Lease.WRITE:
+                    await self.acquire(file, deadline, for_flush=True)
+                    continue
+                try:
+                    await self._flush_once(
+                        file, deadline, synced=synced, hold_tail=hold_tail, avoid=avoid
+                    )
+                except Condemned as error:
+                    condemned = tuple(error.detail.get("segments", ()))
+                    self._uploads.forget(condemned)
+                    avoid += condemned
+                except FsError as error:
+                    if error.errno != errno.ESTALE:
+                        raise
+                    self.cache.forget(file.ino)  # the lease is gone: take it again, and compare
+                else:
+                    break
+            if not file.dirty:
+                self._unclean.pop(file.ino, None)
+            else:
+                file.dirty_since = trio.current_time()
+
+    async def _flush_once(
+        self,
+        file: File,
+        deadline: float,
+        *,
+        synced: bool,
+        hold_tail: bool,
+        avoid: tuple[bytes, ...],
+    ) -> None:
+        taken = file.dirty
+        counted = taken.cost
+        tail = self._tail_of(taken) if hold_tail else None
+        file.dirty = tail if tail is not None else Dirty()
+        file.flushing = taken
+        cost = taken.cost
+        self._buffer.add(cost + file.dirty.cost - counted)
+        size, mtime_ns = file.size, file.mtime_ns
+        try:
+            new = await self._upload(file, taken, synced=synced, avoid=avoid)
+            if tail is not None:
+                size = new[-1].offset + new[-1].length if new else 0
+            commit = meta.Commit(
+                ino=file.ino,
+                extents=tuple(new),
+                size=None if tail is not None else size,
+                mtime_ns=mtime_ns,
+            )
+            with self.request() as token:
+                _, result = await self._session.mutate(
+                    file.node.shard, commit, deadline=deadline, data=True
+                )
+                attr = result.attrs[0]
+                self.cache.learn_change(attr, token)
+        except BaseException as error:
+            self._buffer.add(file.put_back())
+            self._judge(file, error)
+            raise
+        file.flushing = None
+        file.committed(new, attr)
+        self._buffer.add(-cost)
+
+    def _tail_of(self, taken: Dirty) -> Dirty | None:
+        """Cut what follows the last chunk boundary off; None when that would leave nothing."""
+        start, run = list(taken.runs())[-1]
+        boundary = start + self._uploads.cut_complete(run)
+        if boundary == start + len(run) or boundary <= start:
+            return None
+        return taken.keep_tail(boundary)
+
+    async def _upload(
+        self, file: File, taken: Dirty, *, synced: bool, avoid: tuple[bytes, ...]
+    ) -> list[Extent]:
+        small = file.size <= self._limits.inline
+        if small or (synced and taken.size <= self._limits.inline):
+            return [self._uploads.inline(offset, bytes(run)) for offset, run in taken.joined()]
+        lists = await self._uploads.write(taken.joined(), avoid=avoid)
+        return [extent for run in lists for extent in run]
+
+    def _judge(self, file: File, error: BaseException) -> None:
+        """Decide what a failed flush means for the bytes."""
+        file.flush_after = trio.current_time() + RETRY_S
+        match error:
+            case NoSpace():
+                self._space.refused()
+            case FsError() if error.errno == errno.ESTALE:
+                return
+            case FsError() | Refused() | Malformed():
+                if error.errno == errno.ENOSPC:
+                    self._space.refused()
+                    return
+                if file.opens or error.errno != errno.ENOENT:
+                    _LOG.error("data_lost", ino=file.ino, error=str(error))
+                    file.fail(error)
+                self._buffer.add(file.discard())
+                self._unclean.pop(file.ino, None)
+            case CfsError():
+                _LOG.warning("flush_failed", ino=file.ino, error=str(error))
+            case _:
+                pass
+
+    async def flush_all(self, deadline: float) -> None:
+        """Commit everything. Raises the first error met, after trying all."""
+        errors: list[CfsError] = []
+
+        async def one(file: File) -> None:
+            try:
+                await self.flush(file, deadline, synced=True)
+            except CfsError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for file in list(self._unclean.values()):
+                nursery.start_soon(one, file)
+        if errors:
+            raise errors[0]
+
+    # --- the timer
+
+    async def _run(self) -> None:
+        while True:
+            with trio.move_on_after(self._limits.flush_every_s):
+                await self._kick.wait()
+            self._kick = trio.Event()
+            now = trio.current_time()
+            for file in list(self._unclean.values()):
+                self._start_if_due(file, now)
+            if self._releases:
+                self._send_releases()
+            if self._kick.is_set():  # pressure on files that are being flushed already
+                await trio.sleep(0.002)
+
+    def _start_if_due(self, file: File, now: float) -> None:
+        if file.ino in self._flushing or now < file.flush_after:
+            return
+        if not file.unclean:
+            self._unclean.pop(file.ino, None)
+            return
+        large = file.dirty.size >= self._limits.flush_at
+        old = now - file.dirty_since >= self._limits.flush_age_s
+        if large or old or self._buffer.pressed:
+            assert self._nursery is not None
+            self._flushing.add(file.ino)
+            self._nursery.start_soon(self._flush_in_background, file, large and not old)
+
+    async def _flush_in_background(self, file: File, hold_tail: bool) -> None:  # noqa: FBT001
+        try:
+            async with self._slots:
+                await self.flush(
+                    file,
+                    trio.current_time() + self._limits.patience_s,
+                    hold_tail=hold_tail and file.size > self._limits.inline,
+                )
+        except CfsError as error:
+            _LOG.debug("flush_put_off", ino=file.ino, error=str(error))
+        finally:
+            self._flushing.discard(file.ino)
+            self.settle(file)
+
+    def _send_releases(self) -> None:
+        assert self._nursery is not None
+        releases, self._releases = self._releases, {}
+        for shard, inos in releases.items():
+            self._nursery.start_soon(self._release, shard, tuple(inos))
+
+    async def _release(self, shard: int, inos: Iterable[int]) -> None:
+        deadline = trio.current_time() + self._limits.patience_s
+        for ino in inos:
+            self._fences.hold_ino(ino)
+        try:
+            await self._session.mutate(shard, meta.Release(inos=tuple(inos)), deadline=deadline)
+        except CfsError as error:
+            _LOG.info("release_failed", shard=shard, error=str(error))
+        finally:
+            for ino in inos:
+                self._fences.release_ino(ino)
