@@ -8,6 +8,8 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     InitShard     Done              the shard exists; on shard 0 the root directory too
     OpenSession   Opened            a session opens, or comes back
     ExpireSession Done              its WRITE leases are gone, its applied number stays
+    DropLeases    Done              recalled WRITE leases are gone
+    Refuse        Refused           an operation's refusal is recorded as its answer
     Reclaim       Reclaimed         an orphan goes, step by step
     Pack          Packed            inline chunks become chunks of a segment
     Condemn       Condemned         no new references; how many live ones there are
@@ -157,6 +159,21 @@ class ExpireSession(msgspec.Struct, frozen=True, array_like=True, kw_only=True, 
     session: int
 
 
+class DropLeases(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="drop"):
+    """Take WRITE leases away that the session gave up when they were recalled."""
+
+    session: int
+    inos: tuple[int, ...]
+
+
+class Refuse(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="refuse"):
+    """Record that an operation was refused before it reached the log, unless it has an answer."""
+
+    session: int
+    seq: int
+    answer: OpResult
+
+
 class Reclaim(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reclaim"):
     """Remove at most `budget` records of an orphan, and the inode when they are gone."""
 
@@ -244,6 +261,8 @@ Command: TypeAlias = (
     | InitShard
     | OpenSession
     | ExpireSession
+    | DropLeases
+    | Refuse
     | Reclaim
     | Pack
     | Condemn

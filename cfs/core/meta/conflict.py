@@ -60,18 +60,20 @@ def touched(kv: Reader, op: ClientOp) -> Touched:
             return Touched((), (), frozenset(shard_of(Ino(ino)) for ino in op.inos))
 
 
-def touched_by_steps(shard: int, steps: Iterable[Step]) -> Touched:
-    """Tell what the steps of a transaction touch in one shard."""
+def inos_of(steps: Iterable[Step]) -> tuple[int, ...]:
+    """List the inodes whose attributes or entries the steps of one shard change."""
     inos: dict[int, None] = {}
-    names: dict[tuple[int, bytes], None] = {}
     for step in steps:
         if isinstance(step, (Attach, Detach)):
             inos[step.parent] = None
-            names[step.parent, step.name] = None
         elif isinstance(step, (Adjust, Empty)):
             inos[step.ino] = None
-    here = tuple(ino for ino in inos if shard_of(Ino(ino)) == shard)
-    return Touched(here, tuple(names), frozenset({shard}))
+    return tuple(inos)
+
+
+def names_of(steps: Iterable[Step]) -> tuple[tuple[int, bytes], ...]:
+    """List the names the steps of one shard change."""
+    return tuple((s.parent, s.name) for s in steps if isinstance(s, (Attach, Detach)))
 
 
 def _find(kv: Reader, parent: int, name: bytes) -> Slot | None:

@@ -15,7 +15,7 @@ import msgspec
 from cfs.core.api.meta import Attr, Entry, Extent, ExtentKind
 from cfs.core.errors import Corrupt, FsError
 from cfs.core.kv import Reader, prefix_end
-from cfs.core.meta import collection, entries, intents, keys, leases, locks, pages
+from cfs.core.meta import collection, conflict, entries, intents, keys, leases, locks, pages
 from cfs.core.meta import sessions as _sessions
 from cfs.core.meta.records import (
     CONDEMNATION,
@@ -61,6 +61,8 @@ class OpenTransaction(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     coordinator: int
     decided: bool | None
     hlc: int
+    inos: tuple[int, ...] = ()
+    """Inodes that a part in doubt will change here."""
 
 
 def inode(kv: Reader, ino: int) -> Inode | None:
@@ -179,6 +181,11 @@ def sessions(kv: Reader) -> dict[int, Session]:
     }
 
 
+def session(kv: Reader, session_id: int) -> Session | None:
+    """Give one session."""
+    return _sessions.find(kv, session_id)
+
+
 def leases_of(kv: Reader, session: int) -> tuple[int, ...]:
     """List the inodes a session holds WRITE on."""
     return tuple(leases.held_by(kv, session))
@@ -265,6 +272,7 @@ def open_transactions(kv: Reader) -> tuple[OpenTransaction, ...]:
             coordinator=part.coordinator,
             decided=None,
             hlc=part.hlc,
+            inos=conflict.inos_of(part.steps) if part.phase is intents.Phase.PREPARED else (),
         )
     for key, value in kv.scan(b"T", prefix_end(b"T")):
         decision = intents.DECISION.decode(value)
@@ -275,6 +283,7 @@ def open_transactions(kv: Reader) -> tuple[OpenTransaction, ...]:
             coordinator=-1 if part_here is None else part_here.coordinator,
             decided=decision.commit,
             hlc=decision.hlc,
+            inos=() if part_here is None else part_here.inos,
         )
     return tuple(found.values())
 

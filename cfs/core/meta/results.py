@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, OpResult
 from cfs.core.errors import CfsError, Malformed
 
 
@@ -30,6 +30,12 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="op
     expired: bool
     leases: tuple[int, ...]
     """Inodes on which it holds WRITE."""
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="refused"):
+    """The answer that stands under the operation's number."""
+
+    answer: OpResult
 
 
 class Reclaimed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reclaimed"):
@@ -90,6 +96,7 @@ Result: TypeAlias = (
     Failed
     | Done
     | Opened
+    | Refused
     | Reclaimed
     | Packed
     | Condemned

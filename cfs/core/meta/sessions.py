@@ -1,8 +1,11 @@
 """Sessions: numbered operations, each exactly once, and the answers kept for a repeat.
 
-An operation applies when its number is the next one; an earlier one is answered as it was. A
-retryable refusal (a lock, a lease still held, a gap in the numbers) is no answer: it is not
-recorded, the number stays open, and what follows in the same request is refused alike. Expiry
+An operation applies when its number has no answer yet and is not below what the client says it has
+seen (`acked`); one that has an answer is answered as it was. Numbers may come out of order: a
+flush that a recall waits for must not queue behind an operation that waits for a recall, so a
+client sends independent operations side by side. A retryable refusal (a lock, a lease still held)
+is no answer: it is not recorded, the number stays open, and what follows in the same request is
+refused alike. Expiry
 takes the WRITE leases and refuses operations until the session opens again; numbers and answers
 stay, so that a client that returns repeats what it does not know the fate of.
 """
@@ -35,14 +38,20 @@ from cfs.core.errors import (
     Malformed,
     Retryable,
     SessionExpired,
-    Unavailable,
 )
 from cfs.core.kv import Reader
 from cfs.core.meta import attributes, files, keys, leases, namespace, renaming, xattrs
-from cfs.core.meta.commands import ClientOp, ClientOps, ExpireSession, OpenSession
+from cfs.core.meta.commands import (
+    ClientOp,
+    ClientOps,
+    DropLeases,
+    ExpireSession,
+    OpenSession,
+    Refuse,
+)
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.records import SESSION, Codec, Session
-from cfs.core.meta.results import Done, Opened
+from cfs.core.meta.results import Done, Opened, Refused
 
 ANSWERS_MAX = 1 << 14
 """Answers kept a session; a client that never says what it has seen loses the oldest."""
@@ -85,12 +94,14 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
     results: list[OpResult] = []
     applied = session.applied
     for seq, op in enumerate(command.ops, command.first_seq):
-        if seq <= applied:
-            results.append(_repeated(draft, command.session, seq))
+        if seq < session.acked:
+            results.append(_seen(command.session, seq))
+            continue
+        kept = answer(draft, command.session, seq)
+        if kept is not None:
+            results.append(kept)
             continue
         try:
-            if seq != applied + 1:
-                raise Unavailable(f"operation {seq} came before {applied + 1}", applied=applied)
             result = _apply(draft, command.session, seq, op)
         except Retryable as error:
             draft.rollback()
@@ -98,7 +109,7 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
             results.extend([refused] * (len(command.ops) - len(results)))
             break
         results.append(result)
-        applied = seq
+        applied = max(applied, seq)
     acked = max(session.acked, min(command.acked, applied + 1), applied + 1 - ANSWERS_MAX)
     for seq in range(session.acked, acked):
         draft.delete(keys.answer(command.session, seq))
@@ -109,15 +120,37 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
     return results
 
 
+def is_open(kv: Reader, session_id: int, seq: int) -> bool:
+    """Tell whether an operation's number may still be answered for the first time."""
+    session = find(kv, session_id)
+    return session is not None and seq >= session.acked and answer(kv, session_id, seq) is None
+
+
 def record(draft: Draft, session_id: int, seq: int, result: OpResult) -> None:
-    """Record the answer to the next operation of a session, and that it is applied."""
+    """Record the answer to an operation whose number is open."""
     session = find(draft, session_id)
     assert session is not None
-    assert seq == session.applied + 1
     since = draft.state.epoch
     draft.put(keys.answer(session_id, seq), ANSWER.encode(result, since))
-    after = Session(session.name, session.open, session.opened_hlc, seq, session.acked)
+    applied = max(session.applied, seq)
+    after = Session(session.name, session.open, session.opened_hlc, applied, session.acked)
     draft.put(keys.session(session_id), SESSION.encode(after, since))
+
+
+def refuse(draft: Draft, command: Refuse) -> Refused:
+    """Apply `Refuse`."""
+    if is_open(draft, command.session, command.seq):
+        record(draft, command.session, command.seq, command.answer)
+    kept = answer(draft, command.session, command.seq)
+    return Refused(answer=kept or _seen(command.session, command.seq))
+
+
+def drop_leases(draft: Draft, command: DropLeases) -> Done:
+    """Apply `DropLeases`."""
+    for ino in command.inos:
+        if leases.holder(draft, ino) == command.session:
+            leases.revoke(draft, command.session, ino)
+    return Done()
 
 
 def open_session(draft: Draft, command: OpenSession) -> Opened:
@@ -169,9 +202,6 @@ def _apply(draft: Draft, session: int, seq: int, op: ClientOp) -> OpResult:
     return result
 
 
-def _repeated(draft: Draft, session: int, seq: int) -> OpResult:
-    kept = answer(draft, session, seq)
-    if kept is not None:
-        return kept
+def _seen(session: int, seq: int) -> OpResult:
     gone = Malformed(f"operation {seq} of session {session} was answered and the answer seen")
     return OpResult(error=gone.to_wire())

@@ -142,17 +142,14 @@ def _settle(draft: Draft, txid: bytes, part: Intent, *, commit: bool) -> tuple[A
 
 
 def _check_number(draft: Draft, command: TxnDecide) -> None:
-    """Raise when the client's operation is not the next one: answered before, or too early."""
+    """Raise when the client's operation was answered before."""
     if not command.seq:
         return
     session = sessions.find(draft, command.session)
     if session is None:
         raise SessionExpired(f"session {command.session} is not open in this shard")
-    if command.seq != session.applied + 1:
-        raise Unavailable(
-            f"operation {command.seq} is not the next after {session.applied}",
-            applied=session.applied,
-        )
+    if not sessions.is_open(draft, command.session, command.seq):
+        raise Unavailable(f"operation {command.seq} was answered already", answered=True)
 
 
 def _answer(draft: Draft, command: TxnDecide, error: CfsError | None) -> int:
@@ -164,8 +161,7 @@ def _answer(draft: Draft, command: TxnDecide, error: CfsError | None) -> int:
         answer = OpResult(error=error.to_wire())
     if not command.seq or answer is None:
         return 0
-    session = sessions.find(draft, command.session)
-    if session is None or command.seq != session.applied + 1:
+    if not sessions.is_open(draft, command.session, command.seq):
         return 0
     sessions.record(draft, command.session, command.seq, answer)
     return command.seq

@@ -15,7 +15,7 @@ import trio
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.errors import DeadlineExceeded, NotLeader, Retryable, from_wire
-from cfs.core.meta import commands
+from cfs.core.meta import commands, results
 from cfs.net.handlers import Context, Handler
 
 CALL_S = 5.0
@@ -82,13 +82,13 @@ class Leaders:
 
     async def command(
         self, group: int, command: commands.Command, *, timeout_s: float
-    ) -> commands.Result:
+    ) -> results.Result:
         """Have the leader of `group` apply a command; raise the error of a `Failed` result."""
         request = Internal(group=group, command=commands.encode_command(command))
         reply = await self.call(group, "meta.internal", request, timeout_s=timeout_s)
         assert isinstance(reply, InternalReply)
-        result = commands.decode_result(reply.result)
-        if isinstance(result, commands.Failed):
+        result = results.decode_result(reply.result)
+        if isinstance(result, results.Failed):
             raise from_wire(result.error)
         return result
 

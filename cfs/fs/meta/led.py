@@ -82,10 +82,11 @@ class LedShard:
     def _adopt(self) -> None:
         """Take over what the replicated state says of the old leader's term."""
         state = self.group.state
-        self.table.unasserted = set(read.sessions(state))
+        self.table.unasserted = {s for s, is_ in read.sessions(state).items() if is_.open}
         for part in read.open_transactions(state):
-            self.open_parts[part.txid] = part.inos
-            self.table.mark_pending(0, part.inos)
+            if part.inos:
+                self.open_parts[part.txid] = part.inos
+                self.table.mark_pending(0, part.inos)
 
     async def run(self, *workers: Callable[[LedShard], Awaitable[None]]) -> None:
         """Run what belongs to this term until cancelled."""
@@ -145,7 +146,7 @@ class LedShard:
             if holder is not None and holder != session:
                 foreign.append(ino)
             if self.open_parts:
-                lock = read.locked_ino(state, ino)
+                lock = read.locked(state, ino)
                 if lock:
                     raise MustWaitError(lock=lock)
         if foreign:
@@ -233,8 +234,8 @@ class LedShard:
             horizon = trio.current_time() - FORGET_S
             heard = {s for s, e in self.table.sessions.items() if e.renewed_at > horizon}
             led_for = trio.current_time() - self.recalls.term_over_at
-            for session in list(read.sessions(self.group.state)):
-                if session in heard or led_for < FORGET_S:
+            for session, record in read.sessions(self.group.state).items():
+                if not record.open or session in heard or led_for < FORGET_S:
                     continue
                 try:
                     await self.recalls.expire(session)

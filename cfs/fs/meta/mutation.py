@@ -15,7 +15,7 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Lease, OpResult
 from cfs.core.errors import FsError, Locked, NotLeader, Unavailable, from_wire
-from cfs.core.meta import commands, read
+from cfs.core.meta import commands, read, results
 from cfs.core.meta.conflict import touched
 from cfs.fs.meta.latch import Key, ino_key, name_key
 from cfs.fs.meta.leases import Session
@@ -93,7 +93,7 @@ class Mutations:
             refusal = OpResult(error=error.to_wire())
             command = commands.Refuse(session=session, seq=seq, answer=refusal)
             _, (stored,) = await led.propose(command)
-            return stored.answer if isinstance(stored, commands.Refused) else refusal
+            return stored.answer if isinstance(stored, results.Refused) else refusal
 
     async def _give_way(self, led: LedShard, lock: Locked, seq: int, attempt: int) -> None:
         """Wait before trying again: for the lock met, or so long that two rivals part."""

@@ -16,7 +16,8 @@ import trio
 from cfs.core.api.store import ChunkRef
 from cfs.core.data.pipeline import Sealed
 from cfs.core.errors import CfsError
-from cfs.core.meta import commands, read
+from cfs.core.ids import ChunkId
+from cfs.core.meta import commands, read, results
 from cfs.fs.meta.led import LedShard
 from cfs.net.ports import WallClock
 
@@ -78,7 +79,9 @@ class Packer:
         if not batch:
             return False
         sealed = [
-            Sealed(chunk_id=c.chunk_id, key_version=c.key_version, raw=c.raw, blob=c.sealed)
+            Sealed(
+                chunk_id=ChunkId(c.chunk_id), key_version=c.key_version, raw=c.raw, blob=c.sealed
+            )
             for c in batch
         ]
         refs = await self._uploader.pack(sealed)
@@ -88,7 +91,7 @@ class Packer:
         packs = [commands.Pack(ino=i, replacements=tuple(r)) for i, r in by_ino.items()]
         replaced = 0
         for start in range(0, len(packs), COMMANDS_MAX):
-            _, results = await led.propose(*packs[start : start + COMMANDS_MAX])
-            replaced += sum(r.replaced for r in results if isinstance(r, commands.Packed))
+            _, done = await led.propose(*packs[start : start + COMMANDS_MAX])
+            replaced += sum(r.replaced for r in done if isinstance(r, results.Packed))
         self.packed_chunks += replaced
         return replaced > 0

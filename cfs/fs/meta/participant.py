@@ -13,43 +13,21 @@ from collections.abc import Sequence
 import trio
 
 from cfs.core.errors import Locked
-from cfs.core.meta import commands
-from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, Step
-from cfs.fs.meta.latch import Key, ino_key, name_key
+from cfs.core.meta import commands, results
+from cfs.core.meta.conflict import inos_of, names_of
+from cfs.fs.meta.latch import ino_key, name_key
 from cfs.fs.meta.led import LedShard
 
 NOBODY = 0
 
 
-def inos_of(steps: Sequence[Step]) -> tuple[int, ...]:
-    """List the inodes whose attributes or entries the steps change."""
-    inos: set[int] = set()
-    for step in steps:
-        match step:
-            case Attach() | Detach():
-                inos.add(step.parent)
-            case Adjust() | Empty():
-                inos.add(step.ino)
-            case _:
-                pass
-    return tuple(sorted(inos))
-
-
-def _names_of(steps: Sequence[Step]) -> dict[Key, bool]:
-    return {
-        name_key(step.parent, step.name): True
-        for step in steps
-        if isinstance(step, Attach | Detach)
-    }
-
-
-async def prepare(led: LedShard, command: commands.TxnPrepare) -> commands.Result:
+async def prepare(led: LedShard, command: commands.TxnPrepare) -> results.Result:
     """Recall what conflicts with the steps, then lock them in the log."""
     if command.txid in led.open_parts:
         return await _propose(led, command)
-    names = _names_of(command.steps)
+    names = dict.fromkeys((name_key(*name) for name in names_of(command.steps)), True)
     if not led.latches.try_take(names):
-        return commands.failed(Locked("a name is busy; try again", txid=b"", coordinator=-1))
+        return results.failed(Locked("a name is busy; try again", txid=b"", coordinator=-1))
     inos = inos_of(command.steps)
     keys = {ino_key(i): False for i in inos}
     prepared = False
@@ -59,7 +37,7 @@ async def prepare(led: LedShard, command: commands.TxnPrepare) -> commands.Resul
         try:
             await led.recalls.clear(command.session, inos)
             result = await _propose(led, command)
-            prepared = isinstance(result, commands.Prepared)
+            prepared = isinstance(result, results.Prepared)
             if prepared:
                 led.open_parts[command.txid] = inos
         finally:
@@ -71,7 +49,7 @@ async def prepare(led: LedShard, command: commands.TxnPrepare) -> commands.Resul
     return result
 
 
-async def decide(led: LedShard, command: commands.TxnDecide) -> commands.Result:
+async def decide(led: LedShard, command: commands.TxnDecide) -> results.Result:
     """Settle a transaction here; a wish to abort waits for a driver that is still at work."""
     if not command.commit:
         driver = led.driving.get(command.txid)
@@ -92,19 +70,19 @@ async def decide(led: LedShard, command: commands.TxnDecide) -> commands.Result:
         led.table.clear_pending(command.session, inos)
 
 
-async def _decided(led: LedShard, command: commands.TxnDecide) -> commands.Result:
+async def _decided(led: LedShard, command: commands.TxnDecide) -> results.Result:
     result = await _propose(led, command)
     _closed(led, command.txid)
-    if isinstance(result, commands.Decided):
+    if isinstance(result, results.Decided):
         _note_orphans(led, result.attrs)
     return result
 
 
-async def finish(led: LedShard, command: commands.TxnFinish) -> commands.Result:
+async def finish(led: LedShard, command: commands.TxnFinish) -> results.Result:
     """Apply or drop this shard's part."""
     result = await _propose(led, command)
     _closed(led, command.txid)
-    if isinstance(result, commands.Finished):
+    if isinstance(result, results.Finished):
         _note_orphans(led, result.attrs)
     return result
 
@@ -124,7 +102,7 @@ def _note_orphans(led: LedShard, attrs: Sequence[object]) -> None:
             led.orphaned(attr.ino)  # type: ignore[attr-defined]
 
 
-async def _propose(led: LedShard, command: commands.Command) -> commands.Result:
+async def _propose(led: LedShard, command: commands.Command) -> results.Result:
     _, (result,) = await led.propose(command)
     return result  # type: ignore[no-any-return]
 

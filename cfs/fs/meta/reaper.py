@@ -10,7 +10,7 @@ import structlog
 import trio
 
 from cfs.core.errors import Retryable
-from cfs.core.meta import commands, read
+from cfs.core.meta import commands, read, results
 from cfs.fs.meta.led import LedShard
 
 _LOG = structlog.get_logger()
@@ -41,9 +41,9 @@ async def _round(led: LedShard) -> None:
         free = [ino for ino in led.orphans if not led.table.opened(ino)][:BATCH]
         if not free:
             return
-        _, results = await led.propose(
+        _, done = await led.propose(
             *(commands.Reclaim(ino=ino, budget=STEP_RECORDS) for ino in free)
         )
-        for ino, result in zip(free, results, strict=True):
-            if not isinstance(result, commands.Reclaimed) or result.done:
+        for ino, result in zip(free, done, strict=True):
+            if not isinstance(result, results.Reclaimed) or result.done:
                 led.orphans.discard(ino)

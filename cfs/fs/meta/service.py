@@ -17,7 +17,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
-from cfs.core.meta import commands, read
+from cfs.core.meta import commands, read, results
 from cfs.fs.meta import participant
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -166,7 +166,7 @@ class MetaService:
 
         return led.serve_read(now)
 
-    def _getxattr(self, context: Context, request: meta.GetXattr, _payload: Any) -> Any:
+    def _getxattr(self, _context: Context, request: meta.GetXattr, _payload: Any) -> Any:
         led = self.led(request.shard)
 
         def now() -> meta.XattrReply:
@@ -175,7 +175,7 @@ class MetaService:
 
         return led.serve_read(now)
 
-    def _listxattr(self, context: Context, request: meta.ListXattr, _payload: Any) -> Any:
+    def _listxattr(self, _context: Context, request: meta.ListXattr, _payload: Any) -> Any:
         led = self.led(request.shard)
 
         def now() -> meta.XattrReply:
@@ -184,11 +184,16 @@ class MetaService:
 
         return led.serve_read(now)
 
-    def _statfs(self, context: Context, request: meta.StatFs, _payload: Any) -> Any:
+    def _statfs(self, _context: Context, request: meta.StatFs, _payload: Any) -> Any:
         led = self.led(request.shard)
 
         def now() -> meta.StatFsReply:
-            return read.totals(led.group.state)
+            totals = read.totals(led.group.state)
+            return meta.StatFsReply(
+                inodes=totals.inodes,
+                logical_bytes=totals.logical_bytes,
+                inline_bytes=totals.inline_bytes,
+            )
 
         return led.serve_read(now)
 
@@ -222,7 +227,7 @@ class MetaService:
                 result = await participant.finish(led, command)
             case _:
                 _, (result,) = await led.propose(command)
-        return InternalReply(result=commands.encode_result(result))
+        return InternalReply(result=results.encode_result(result))
 
 
 def _session(led: LedShard, session: int, context: Context) -> Session | None:
@@ -232,7 +237,7 @@ def _session(led: LedShard, session: int, context: Context) -> Session | None:
 
 def _lookup_now(led: LedShard, session: Session | None, request: meta.Lookup) -> meta.LookupReply:
     state = led.group.state
-    lock = read.locked_name(state, request.parent, request.name) if led.open_parts else None
+    lock = read.locked(state, (request.parent, request.name)) if led.open_parts else None
     if lock:
         raise MustWaitError(lock=lock)
     entry = read.lookup(state, request.parent, request.name)
@@ -252,10 +257,6 @@ def _readdir_now(
 ) -> meta.ReadDirReply:
     state = led.group.state
     led.check_readable(request.session, (request.ino,))
-    if led.open_parts:
-        lock = read.locked_below(state, request.ino)
-        if lock:
-            raise MustWaitError(lock=lock)
     limit = min(request.limit, ENTRIES_MAX)
     entries, end = read.listing(state, request.ino, request.cookie, limit)
     led.check_readable(request.session, (e.ino for e in entries if e.attr is not None))

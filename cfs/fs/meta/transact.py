@@ -24,7 +24,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, OpResult
 from cfs.core.errors import CfsError, DeadlineExceeded, Locked, Retryable, from_wire
 from cfs.core.ids import Ino, ShardId, group_of, shard_of
-from cfs.core.meta import commands, read
+from cfs.core.meta import commands, keys, read, results
 from cfs.core.meta.commands import Attach
 from cfs.core.meta.conflict import touched
 from cfs.fs.meta import participant
@@ -59,7 +59,7 @@ class Transactions:
                 return False
 
     def _home(self, led: LedShard, op: meta.Create) -> int:
-        spread = read.has_xattr(led.group.state, op.parent, SPREAD_XATTR)
+        spread = led.group.state.get(keys.xattr(op.parent, SPREAD_XATTR)) is not None
         return home_of_directory(op.parent, op.name, self._shard_count(), spread=spread)
 
     async def attempt(
@@ -92,7 +92,7 @@ class Transactions:
                     txid=txid, coordinator=led.shard, steps=steps, session=session
                 )
                 result = await self._command(shard, command)
-                assert isinstance(result, commands.Prepared)
+                assert isinstance(result, results.Prepared)
                 _fill_made(made, result)
             decided = await participant.decide(
                 led,
@@ -105,9 +105,9 @@ class Transactions:
                     steps=tuple(made.steps.get(led.shard, ())),
                 ),
             )
-            if isinstance(decided, commands.Failed):
+            if isinstance(decided, results.Failed):
                 raise from_wire(decided.error)
-            assert isinstance(decided, commands.Decided)
+            assert isinstance(decided, results.Decided)
             if not decided.commit:
                 raise from_wire(decided.error) if decided.error else Locked("aborted", txid=txid)
         except (CfsError, trio.Cancelled) as error:
@@ -119,7 +119,7 @@ class Transactions:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
             for shard in others:
                 finished = await self._command(shard, commands.TxnFinish(txid=txid, commit=True))
-                assert isinstance(finished, commands.Finished)
+                assert isinstance(finished, results.Finished)
                 attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
         found = [attrs.get(place) for place in made.order]
         answer = OpResult(attrs=tuple(a for a in found if a is not None))
@@ -135,7 +135,7 @@ class Transactions:
             return
         with contextlib.suppress(CfsError):
             _, (decided,) = await led.propose(commands.TxnDecide(txid=txid, commit=False))
-            commit = isinstance(decided, commands.Decided) and decided.commit
+            commit = isinstance(decided, results.Decided) and decided.commit
             for shard in prepared:
                 await self._command(shard, commands.TxnFinish(txid=txid, commit=commit))
             if not commit:
@@ -149,7 +149,7 @@ class Transactions:
             for shard in others:
                 await self._command(shard, commands.TxnForget(txid=txid))
 
-    async def _command(self, shard: int, command: commands.Command) -> commands.Result:
+    async def _command(self, shard: int, command: commands.Command) -> results.Result:
         return await self.leaders.command(group_of(ShardId(shard)), command, timeout_s=STEP_S)
 
     # --- finishing what others began
@@ -168,7 +168,7 @@ class Transactions:
         group = group_of(ShardId(coordinator))
         wish = commands.TxnDecide(txid=txid, commit=False)
         decided = await self.leaders.command(group, wish, timeout_s=STEP_S)
-        assert isinstance(decided, commands.Decided)
+        assert isinstance(decided, results.Decided)
         await participant.finish(led, commands.TxnFinish(txid=txid, commit=decided.commit))
         _LOG.info("transaction_resolve", txid=txid.hex(), commit=decided.commit)
 
@@ -197,7 +197,7 @@ class Transactions:
             return
         # the coordinator does not know who took part: every shard is told, finishing is idempotent
         result = await participant.decide(led, commands.TxnDecide(txid=open_.txid, commit=False))
-        assert isinstance(result, commands.Decided)
+        assert isinstance(result, results.Decided)
         others = [s for s in range(self._shard_count()) if s != led.shard]
         for shard in others:
             finish = commands.TxnFinish(txid=open_.txid, commit=result.commit)
@@ -231,7 +231,7 @@ class _Space:
         return attr
 
 
-def _fill_made(made: Plan, prepared: commands.Prepared) -> None:
+def _fill_made(made: Plan, prepared: results.Prepared) -> None:
     """Put the number of the inode that a shard is about to make into the name that will hold it."""
     new = next((i for i in prepared.inos if i), 0)
     if not new:
