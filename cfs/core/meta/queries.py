@@ -6,28 +6,27 @@ the collector; what makes collection safe are the commands `Condemn` and `Standi
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import msgspec
 
 from cfs.core.errors import Malformed
 from cfs.core.ids import SEGMENT_ID_BYTES
-from cfs.core.kv import Reader, prefix_end
-from cfs.core.meta import keys
+from cfs.core.kv import Reader
+from cfs.core.meta import keys, read
 
 SEGMENTS_MAX = 4096
 
 
 class Candidates(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="candidates"):
-    """Which segments does nothing here refer to any more? At most `limit`, after `after`."""
+    """Ask which segments nothing here refers to any more: at most `limit`, after `after`."""
 
     limit: int
     after: bytes = b""
 
 
 class Unreferred(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="unreferred"):
-    """Which of these segments does nothing here refer to?"""
+    """Ask which of these segments nothing here refers to."""
 
     segments: tuple[bytes, ...]
 
@@ -63,10 +62,8 @@ def answer(kv: Reader, query: bytes) -> bytes:
     except msgspec.DecodeError as error:
         raise Malformed(f"question does not decode: {error}") from error
     if isinstance(asked, Candidates):
-        start = keys.candidate(asked.after) + (b"\0" if asked.after else b"")
-        found = kv.scan(start, prefix_end(keys.candidate(b"")))
         limit = min(max(asked.limit, 0), SEGMENTS_MAX)
-        segments = tuple(key[1:] for key, _ in itertools.islice(found, limit))
+        segments = read.candidates(kv, limit, asked.after)
     else:
         if len(asked.segments) > SEGMENTS_MAX:
             raise Malformed(f"at most {SEGMENTS_MAX} segments can be asked after at once")

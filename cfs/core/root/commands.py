@@ -12,6 +12,7 @@ import msgspec
 
 from cfs.core.api.cluster import Node, Profile, ShardPlacement
 from cfs.core.errors import CfsError, Malformed
+from cfs.core.root.records import CertificateRecord
 
 VERSION = 1
 ROUND_SEGMENTS_MAX = 4096
@@ -40,6 +41,8 @@ class CreateCluster(Command, frozen=True, kw_only=True, tag="create"):
     secrets: dict[str, bytes]
     volume_key: bytes
     """Version 1, wrapped."""
+    others: tuple[CertificateRecord, ...] = ()
+    """Certificates issued beside the first node's: the first administrator's."""
 
 
 class MintToken(Command, frozen=True, kw_only=True, tag="mint"):

@@ -120,6 +120,8 @@ def _create(kv: Writer, command: commands.CreateCluster) -> int:
             expires_ms=command.certificate_expires_ms,
         ),
     )
+    for certificate in command.others:
+        records.put_certificate(kv, certificate)
     return node.node_id
 
 

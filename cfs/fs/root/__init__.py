@@ -1,0 +1,24 @@
+"""The root group in service: the cluster map, membership, enrolment, status, collection.
+
+For every process
+    directory   what a node keeps on disk of its own identity, and how
+    view        the newest cluster map this process knows
+    leader      calls to the root leader, wherever it is
+    heartbeat   tells the root leader twice a second how this node is
+    join        enrols with a token
+
+For meta nodes
+    bootstrap   makes a cluster; starts the groups of its first node
+    replica     this node's replica of the root group: proposing, reading, the map it applied
+    service     answers every `root.*` method
+    led         what the root leader runs while it leads:
+    detector      decides who is down, back, or out
+    placer        proposes where placement groups and replicas go
+    collector     frees segments that nothing refers to, round by round
+    status        puts the cluster's condition in words and figures
+    admin         an operator's commands
+    members     brings this node's Raft groups to what the map says
+    vault       wrapped secrets: the authority's key and the volume keys
+    workers     what a background job shows of itself
+    ports       what the modules here ask of the Raft host and the connections
+"""

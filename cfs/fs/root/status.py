@@ -1,0 +1,190 @@
+"""Puts the cluster's condition in figures and plain words.
+
+Totals are asked of the shard leaders (at most once a second); a shard that does not answer keeps
+its last figures and is named as a problem. Every problem names the object, the fact, and what to
+do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import trio
+
+from cfs.core.api import meta, root
+from cfs.core.api.cluster import ClusterMap, Node, NodeState, Role
+from cfs.core.api.root import NodeStatus, WorkerStatus
+from cfs.core.errors import CfsError
+from cfs.core.ids import ShardId, group_of
+from cfs.core.root import records
+from cfs.fs.root.detector import Detector
+from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.view import ClusterView
+
+TOTALS_AGE_S = 1.0
+ASK_S = 1.5
+ASKS_AT_ONCE = 16
+
+
+class Shards(Protocol):
+    """Calls to shard leaders: `cfs.fs.meta.leaders.Leaders`."""
+
+    async def call(self, group: int, method: str, request: Any, *, timeout_s: float) -> Any:
+        """Call the leader of a group; raises DeadlineExceeded when there is none."""
+        ...
+
+
+class StatusBuilder:
+    """Builds `root.Status` on the root leader."""
+
+    def __init__(
+        self,
+        *,
+        node_id: int,
+        replica: RootReplica,
+        view: ClusterView,
+        detector: Detector,
+        shards: Shards,
+        workers: Callable[[], Iterable[WorkerStatus]],
+    ) -> None:
+        self._node_id = node_id
+        self._replica = replica
+        self._view = view
+        self._detector = detector
+        self._shards = shards
+        self._workers = workers
+        self._totals: dict[int, meta.StatFsReply] = {}
+        self._silent: tuple[int, ...] = ()
+        self._asked_at = -TOTALS_AGE_S
+
+    async def build(self) -> root.Status:
+        """Give the status. Waits for shard leaders, `ASK_S` seconds at most."""
+        await self._ask_totals()
+        known = self._view.map
+        now = trio.current_time()
+        nodes = tuple(self._node_status(now, n) for n in known.nodes)
+        troubles = problems(known, nodes, self._silent)
+        totals = self._totals.values()
+        return root.Status(
+            map=known,
+            leader=self._node_id,
+            nodes=nodes,
+            logical_bytes=sum(t.logical_bytes for t in totals),
+            inodes=sum(t.inodes for t in totals),
+            inline_bytes=sum(t.inline_bytes for t in totals),
+            health=health(known, nodes, self._silent, troubles),
+            problems=troubles,
+            workers=tuple(self._workers()),
+            sessions=records.get_counters(self._replica.state).next_session - 1,
+        )
+
+    def _node_status(self, now: float, node: Node) -> NodeStatus:
+        beat = self._detector.beats.get(node.node_id)
+        return NodeStatus(
+            node_id=node.node_id,
+            name=node.name,
+            role=node.role.value,
+            address=f"{node.host}:{node.port}",
+            state=node.state.value,
+            seen_ms_ago=None if beat is None else int((now - beat.at) * 1000),
+            heartbeat=None if beat is None else beat.heartbeat,
+        )
+
+    async def _ask_totals(self) -> None:
+        if trio.current_time() - self._asked_at < TOTALS_AGE_S:
+            return
+        self._asked_at = trio.current_time()
+        silent: list[int] = []
+        limiter = trio.CapacityLimiter(ASKS_AT_ONCE)
+
+        async def ask(shard: int) -> None:
+            async with limiter:
+                try:
+                    self._totals[shard] = await self._shards.call(
+                        group_of(ShardId(shard)),
+                        "meta.statfs",
+                        meta.StatFs(shard=shard),
+                        timeout_s=ASK_S,
+                    )
+                except CfsError:
+                    silent.append(shard)
+
+        async with trio.open_nursery() as nursery:
+            for shard in range(self._view.map.shard_count):
+                nursery.start_soon(ask, shard)
+        self._silent = tuple(sorted(silent))
+
+
+def problems(
+    known: ClusterMap, nodes: Iterable[NodeStatus], silent_shards: Iterable[int]
+) -> tuple[str, ...]:
+    """Name what an operator should know, most severe first."""
+    found: list[str] = []
+    state_of = {n.node_id: n.state for n in known.nodes}
+    found += [f"shard {s} has no leader: bring its metadata nodes back" for s in silent_shards]
+    missing = (NodeState.DOWN, NodeState.OUT)
+    for group in known.groups:
+        down = [v for v in group.voters if state_of.get(v) in missing]
+        if 2 * len(down) >= len(group.voters) and group.voters:
+            name = "the root group" if group.group == 0 else f"shard {group.group - 1}"
+            found.append(f"{name} has no quorum: {len(down)} of {len(group.voters)} replicas down")
+    found += [
+        f"{n.role} node {n.name} ({n.address}) is {n.state}: start it or replace it"
+        for n in nodes
+        if n.state in missing
+    ]
+    found += _storage_problems(known, nodes)
+    if len([n for n in known.nodes if n.role == Role.META]) < 3:
+        found.append("fewer than 3 metadata nodes: metadata does not survive losing one, add some")
+    return tuple(found)
+
+
+def _storage_problems(known: ClusterMap, nodes: Iterable[NodeStatus]) -> list[str]:
+    found: list[str] = []
+    alive = {
+        n.domain
+        for n in known.nodes
+        if n.role == Role.STORAGE and n.state in (NodeState.IN, NodeState.DRAINING)
+    }
+    profile = known.profile
+    if len(alive) <= profile.parity:
+        found.append(
+            f"{len(alive)} storage domains are in and writes need {profile.parity + 1}: "
+            "writes wait, add or start storage nodes"
+        )
+    elif len(alive) < profile.total:
+        found.append(
+            f"{len(alive)} storage domains are in, the profile {profile.data}+{profile.parity} "
+            f"needs {profile.total}: new data is replicated {profile.parity + 1} times"
+        )
+    for node in nodes:
+        stat = node.heartbeat.store if node.heartbeat is not None else None
+        if stat is None:
+            continue
+        if stat.full:
+            found.append(f"storage node {node.name} is full: add capacity or delete data")
+        if stat.corrupt_reads:
+            found.append(
+                f"storage node {node.name} refused {stat.corrupt_reads} reads for wrong "
+                "checksums: check its disks"
+            )
+        found += [f"storage node {node.name}: {warning}" for warning in stat.warnings]
+    return found
+
+
+def health(
+    known: ClusterMap,
+    nodes: Iterable[NodeStatus],
+    silent_shards: Iterable[int],
+    troubles: tuple[str, ...],
+) -> str:
+    """Sum it up: `down` when something cannot be served, `degraded` when a loss is near."""
+    del nodes
+    writable = sum(
+        n.role == Role.STORAGE and n.state in (NodeState.IN, NodeState.DRAINING)
+        for n in known.nodes
+    )
+    if tuple(silent_shards) or writable <= known.profile.parity:
+        return "down"
+    return "degraded" if troubles else "ok"

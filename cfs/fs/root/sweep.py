@@ -1,0 +1,117 @@
+"""Finds segments that may be garbage; says nothing about whether they are.
+
+Two sources: what shards noted when the last extent of a segment went (cheap, every pass), and
+fragments on storage nodes that no shard refers to (writers that died between upload and commit;
+one page a node and pass). Fragments younger than `AGE_MIN_S` are passed over: their commit may be
+on its way. That is a heuristic to save work; safety comes from condemning.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import trio
+
+from cfs.core.api import store
+from cfs.core.api.cluster import NodeState, Role
+from cfs.core.api.methods import Internal
+from cfs.core.errors import CfsError
+from cfs.core.ids import ShardId, group_of
+from cfs.core.meta import commands as shard_commands
+from cfs.core.meta import queries, results
+from cfs.fs.root.ports import Calls
+from cfs.fs.root.view import ClusterView
+
+AGE_MIN_S = 300
+PAGE = 1000
+ASK_S = 5.0
+ASKS_AT_ONCE = 16
+
+
+class Shards(Protocol):
+    """Calls to shard leaders: `cfs.fs.meta.leaders.Leaders`."""
+
+    async def call(self, group: int, method: str, request: Any, *, timeout_s: float) -> Any:
+        """Call the leader of a group."""
+        ...
+
+    async def command(
+        self, group: int, command: shard_commands.Command, *, timeout_s: float
+    ) -> results.Result:
+        """Have the leader of a group apply a command; raises the error of a `Failed` result."""
+        ...
+
+
+class Sweep:
+    """Gathers candidates; remembers how far it is on each storage node."""
+
+    def __init__(self, *, view: ClusterView, shards: Shards, calls: Calls) -> None:
+        self._view = view
+        self._shards = shards
+        self._calls = calls
+        self._cursors: dict[int, tuple[bytes, int]] = {}
+
+    async def noted(self, limit: int) -> list[bytes]:
+        """Ask every shard for segments it noted. Raises what a shard's leader raises."""
+        found: dict[bytes, None] = {}
+        query = queries.encode(queries.Candidates(limit=limit))
+        for answer in (await self._ask_shards(query)).values():
+            found.update(dict.fromkeys(answer))
+        return list(found)[:limit]
+
+    async def orphans(self, limit: int) -> list[bytes]:
+        """Take the next page of every storage node that is in; give what no shard refers to."""
+        segments: dict[bytes, None] = {}
+        for node in self._view.map.nodes:
+            if node.role == Role.STORAGE and node.state == NodeState.IN:
+                segments.update(dict.fromkeys(await self._page(node.node_id)))
+        unreferred = list(segments)[: min(limit, queries.SEGMENTS_MAX)]
+        if unreferred:
+            unreferred = await self.unreferred(unreferred)
+        return unreferred
+
+    async def unreferred(self, segments: list[bytes]) -> list[bytes]:
+        """Give those that no shard refers to."""
+        query = queries.encode(queries.Unreferred(segments=tuple(segments)))
+        answers = [set(a) for a in (await self._ask_shards(query)).values()]
+        return [s for s in segments if all(s in answer for answer in answers)]
+
+    async def _page(self, node: int) -> list[bytes]:
+        after, after_index = self._cursors.get(node, (b"", 0))
+        request = store.ListFragments(
+            after=after, after_index=after_index, limit=PAGE, age_min_s=AGE_MIN_S
+        )
+        try:
+            reply, _ = await self._calls.call(node, "store.list", request, timeout_s=ASK_S)
+        except CfsError:
+            return []  # asked again at the next pass
+        if reply.end or not reply.fragments:
+            self._cursors.pop(node, None)
+        else:
+            last = reply.fragments[-1]
+            self._cursors[node] = (last.segment, last.index)
+        return [f.segment for f in reply.fragments]
+
+    async def _ask_shards(self, query: bytes) -> dict[int, tuple[bytes, ...]]:
+        answers: dict[int, tuple[bytes, ...]] = {}
+        failures: list[CfsError] = []
+        limiter = trio.CapacityLimiter(ASKS_AT_ONCE)
+
+        async def ask(shard: int) -> None:
+            async with limiter:
+                group = group_of(ShardId(shard))
+                request = Internal(group=group, command=query, read=True)
+                try:
+                    reply = await self._shards.call(
+                        group, "meta.internal", request, timeout_s=ASK_S
+                    )
+                    answers[shard] = queries.decode_segments(reply.result)
+                except CfsError as error:
+                    failures.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for shard in range(self._view.map.shard_count):
+                nursery.start_soon(ask, shard)
+        if failures:
+            raise failures[0]
+        return answers
