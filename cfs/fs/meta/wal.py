@@ -115,6 +115,11 @@ class Wal:
         """Give the bytes of all segments."""
         return sum(self._sizes.values())
 
+    @property
+    def segment_count(self) -> int:
+        """How many segment files there are."""
+        return len(self._sizes)
+
     def close(self) -> None:
         """Close the file; what `write` returned from is durable already."""
         if self._file is not None:

@@ -1,0 +1,288 @@
+"""A cluster of hosts: proposals, failover, restart, snapshots, membership, failing disks."""
+
+from __future__ import annotations
+
+import errno
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cfs.core.errors import NotLeader, Unavailable
+from cfs.fs.disk.memory import MemoryDirectory
+from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.meta.snapshot import PIECE_BYTES
+from cfs.fs.meta.state import State, record_hash
+from cfs.fs.meta.wal import LogFailed
+from tests.unit.fs.meta.host_cluster import Cluster, running
+
+Story = Callable[[Path], Awaitable[None]]
+
+
+def story(function: Story) -> Callable[[Path], None]:
+    @functools.wraps(function)
+    def test(tmp_path: Path) -> None:
+        async def main() -> None:
+            with trio.fail_after(20):
+                await function(tmp_path)
+
+        trio.run(main)
+
+    return test
+
+
+async def same_digests(cluster: Cluster, group: int = 1) -> None:
+    replicas = await cluster.settled(group)
+    assert len({g.digest for g in replicas}) == 1
+    first = dict(replicas[0].state.scan(b"", b"\xff"))
+    total = sum(record_hash(k, v) for k, v in first.items()) % (1 << 128)
+    assert total.to_bytes(16, "little") == replicas[0].digest
+    for replica in replicas[1:]:
+        assert dict(replica.state.scan(b"", b"\xff")) == first
+
+
+@story
+async def test_proposals_are_applied_everywhere(tmp_path: Path) -> None:
+    async with running(tmp_path, groups=(1, 2)) as (cluster, _):
+        leader = await cluster.leader()
+        indexes = []
+
+        async def client(number: int) -> None:
+            for count in range(5):
+                index, _ = await leader.propose(b"%d-%d=x" % (number, count))
+                indexes.append(index)
+
+        async with trio.open_nursery() as clients:
+            for number in range(8):
+                clients.start_soon(client, number)
+        assert len(set(indexes)) == 40
+        assert await leader.read_barrier() >= max(indexes)
+        index, (same, count) = await leader.propose(b"?=")
+        assert index == same
+        assert count == 41
+        await same_digests(cluster)
+        follower = next(g for g in cluster.live() if g is not leader)
+        with pytest.raises(NotLeader) as refusal:
+            await follower.propose(b"a=b")
+        assert refusal.value.leader == leader._host.node
+        with pytest.raises(NotLeader):
+            await follower.read_barrier()
+        assert not follower.readable()
+        await cluster.propose(b"k=v", group=2)
+        await same_digests(cluster, 2)
+
+
+@story
+async def test_reads_under_a_lease_do_not_wait(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        leader = await cluster.leader()
+        await leader.propose(b"a=1")
+        coroutine = leader.read_barrier()
+        with pytest.raises(StopIteration) as done:
+            coroutine.send(None)
+        assert done.value.value == leader.applied
+        assert leader.state.get(b"a") == b"1"
+
+
+@story
+async def test_a_cut_leader_stops_serving_and_another_takes_over(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        old = await cluster.leader()
+        await old.propose(b"a=1")
+        cluster.cut = {old._host.node}
+        with pytest.raises(Unavailable), trio.fail_after(5):
+            await old.propose(b"lost=1")
+        assert not old.readable()
+        new = await cluster.leader()
+        assert new is not old
+        await new.propose(b"a=2")
+        with pytest.raises((Unavailable, NotLeader)):
+            await old.read_barrier()
+        cluster.cut = set()
+        await cluster.propose(b"b=3")
+        await same_digests(cluster)
+        assert old.state.get(b"a") == b"2"
+        assert old.state.get(b"lost") is None
+
+
+@story
+async def test_watchers_hear_of_a_ready_leader(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        heard: list[tuple[int, str, bool]] = []
+        for node in cluster.nodes:
+            replica = cluster.group(node)
+            replica.watch(lambda g: heard.append((g._host.node, g.role, g.ready)))
+        leader = await cluster.leader()
+        peer = next(n for n in cluster.nodes if n != leader._host.node)
+        await leader.transfer(peer)
+        new = await cluster.leader()
+        assert new._host.node == peer
+        assert (peer, "leader", True) in heard
+        assert heard.index((peer, "leader", False)) < heard.index((peer, "leader", True))
+        assert any(node == leader._host.node and role == "follower" for node, role, _ in heard)
+
+
+@story
+async def test_every_node_restarts_from_its_disk(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, nursery):
+        for number in range(30):
+            await cluster.propose(b"k%d=%d" % (number % 7, number))
+        for node in cluster.nodes.values():
+            await node.stop()
+            assert node.failure is None
+            assert isinstance(node.directory, MemoryDirectory)
+            node.directory.crash()
+        for node in cluster.nodes.values():
+            await node.start(nursery)
+        leader = await cluster.leader()
+        assert leader.state.get(b"k1") == b"29"
+        assert not any(g.doubtful for g in cluster.live())
+        await cluster.propose(b"after=1")
+        await same_digests(cluster)
+
+
+@story
+async def test_an_unclean_end_replays_the_log_over_the_state(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, nursery):
+        for number in range(20):
+            await cluster.propose(b"k%d=%d" % (number % 7, number))
+        await cluster.settled()
+        victim = cluster.nodes[(await cluster.leader())._host.node]
+        assert victim.host is not None
+        # Dies at once: neither the pending batch nor the overlay is saved on the way out.
+        victim.host.fail(LogFailed("killed"))
+        await victim.ended.wait()
+        assert isinstance(victim.failure, LogFailed)
+        assert isinstance(victim.directory, MemoryDirectory)
+        victim.directory.crash()
+        store = LmdbStore(victim.path)
+        behind = State(store).groups.get(1)
+        assert behind is None or behind.applied <= 30
+        store.close()
+        await cluster.propose(b"meanwhile=1")
+        await victim.start(nursery)
+        await same_digests(cluster)
+
+
+@story
+async def test_a_torn_tail_keeps_a_replica_from_voting_until_it_caught_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, nursery):
+        await cluster.propose(b"a=1")
+        await cluster.settled()
+        node = cluster.nodes[1]
+        await node.stop()
+        directory = node.directory
+        assert isinstance(directory, MemoryDirectory)
+        file = directory.open(directory.names()[-1])
+        file.truncate(file.size() - 1)
+        file.sync()
+        host = await node.start(nursery)
+        assert host._log.torn is not None
+        assert host.groups[1].doubtful
+        await cluster.propose(b"b=1")
+        with trio.fail_after(5):
+            while cluster.group(1).doubtful:
+                await trio.sleep(0.01)
+        await same_digests(cluster)
+        await node.stop()
+        await node.start(nursery)
+        assert not cluster.group(1).doubtful
+
+
+@story
+async def test_a_lonely_voter_goes_on_after_a_torn_tail(tmp_path: Path) -> None:
+    async with running(tmp_path, count=1) as (cluster, nursery):
+        await cluster.propose(b"a=1")
+        node = cluster.nodes[1]
+        await node.stop()
+        directory = node.directory
+        assert isinstance(directory, MemoryDirectory)
+        directory.open(directory.names()[-1]).append([b"torn"])
+        await node.start(nursery)
+        await cluster.propose(b"b=1")
+        assert cluster.group(1).state.get(b"a") == b"1"
+
+
+@story
+async def test_an_empty_replica_gets_a_snapshot_in_pieces(tmp_path: Path) -> None:
+    async with running(tmp_path, count=4) as (cluster, nursery):
+        for node in cluster.nodes.values():
+            assert node.host is not None
+            await node.host.remove(1)
+        hosts = {n: node.host for n, node in cluster.nodes.items()}
+        for n in (1, 2, 3):
+            hosts[n].create(1, (1, 2, 3))
+        hosts[4].create(1, ())
+        value = b"v" * (PIECE_BYTES // 10)
+        for number in range(25):
+            await cluster.propose(b"k%02d=" % number + value)
+        leader = await cluster.leader()
+        with trio.fail_after(5):
+            while leader.machine.first_index == 1:
+                await trio.sleep(0.02)
+        assert cluster.pieces == 0
+        await leader.change_config((1, 2, 3), (4,))
+        with trio.fail_after(5):
+            while cluster.group(4).applied < leader.applied:
+                await trio.sleep(0.01)
+        assert cluster.pieces >= 3
+        await same_digests(cluster)
+        leader = await cluster.leader()
+        await leader.change_config((1, 2, 4), ())
+        assert leader.config.voters == (1, 2, 4)
+        await cluster.nodes[3].host.remove(1)
+        await cluster.propose(b"more=1")
+        await same_digests(cluster)
+        await cluster.nodes[4].stop()
+        await cluster.nodes[4].start(nursery)
+        await same_digests(cluster)
+        assert cluster.group(4).state.get(b"k07") == value
+        await cluster.nodes[3].stop()
+        host = await cluster.nodes[3].start(nursery)
+        assert dict(host.groups) == {}
+        assert list(host.state.store.scan(b"", b"\xff\xff\xff\xff\xff")) == []
+
+
+@story
+async def test_a_failed_sync_stops_the_node(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        leader = await cluster.leader()
+        node = cluster.nodes[leader._host.node]
+        assert isinstance(node.directory, MemoryDirectory)
+        node.directory.fail(1, errno.EIO, for_ever=True)
+        with pytest.raises(Unavailable):
+            await leader.propose(b"a=1")
+        await node.ended.wait()
+        assert isinstance(node.failure, LogFailed)
+        await cluster.propose(b"b=1")
+
+
+@story
+async def test_a_state_machine_that_raises_stops_the_node_and_leaves_no_half(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, count=1) as (cluster, _):
+        leader = await cluster.leader()
+        with pytest.raises(Unavailable):
+            await leader.propose(b"boom")
+        node = cluster.nodes[1]
+        await node.ended.wait()
+        assert isinstance(node.failure, RuntimeError)
+        store = LmdbStore(node.path)
+        assert State(store).groups.get(1, store).get(b"half") is None
+        store.close()
+        assert b"half" not in leader.state._active.values
+
+
+@story
+async def test_cancelled_proposals_leave_nothing_behind(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        leader = await cluster.leader()
+        for _ in range(20):
+            with trio.move_on_after(0):
+                await leader.propose(b"a=1")
+        await leader.propose(b"b=1")
+        assert leader._tasks == {}
+        assert leader._proposed == {}
