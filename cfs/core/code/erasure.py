@@ -11,7 +11,9 @@ liberasurecode puts an 80-byte header before each fragment. It is not stored: `_
 anew from the index and sizes (its metadata's CRC included), and checks at construction that what it
 writes is byte for byte what the library wrote. Integrity is the fragment record's and the seal's.
 
-pyeclib holds the GIL: encoding 4 MiB blocks other threads for about 0.6 ms.
+pyeclib holds the GIL and copies everything several times, so work goes to it in blocks of 32 KiB a
+fragment, which the range property allows: 0.21 ms/MiB where whole segments of 4 MiB cost 1.0 (page
+faults of large buffers), and other threads wait for one block, not for a segment.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ _CRC_AT = 67
 _SIZES = struct.Struct("<III")  # index, payload bytes, backend metadata bytes (0)
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+_BLOCK_BYTES = 32 << 10
 
 Bytes = bytes | bytearray | memoryview
 
@@ -67,14 +70,7 @@ def encode(segment: bytes, profile: Profile) -> list[Bytes]:
     assert segment
     if profile.data == 1:
         return [segment] * (profile.parity + 1)
-    size = fragment_length(len(segment), profile)
-    coded = _coder(profile.data, profile.parity).driver.encode(segment)
-    view = memoryview(segment)
-    whole = len(segment) // size
-    fragments: list[Bytes] = [view[i * size : (i + 1) * size] for i in range(whole)]
-    fragments += [memoryview(f)[_LIBRARY_HEADER_BYTES:] for f in coded[whole:]]
-    assert all(len(f) == size for f in fragments)
-    return fragments
+    return _coder(profile.data, profile.parity).encode(segment)
 
 
 def decode(available: Mapping[int, Bytes], profile: Profile, segment_length: int) -> bytes:
@@ -122,18 +118,43 @@ class _Coder:
 
     def __init__(self, data: int, parity: int) -> None:
         self.data = data
+        self.parity = parity
         self.driver = ECDriver(k=data, m=parity, ec_type="isa_l_rs_cauchy")
         probe = self.driver.encode(bytes(range(1, data + 1)))
         self._template = bytes(probe[0][:_LIBRARY_HEADER_BYTES])
         for index, fragment in enumerate(probe):
             assert self._header(index, 1) == fragment[:_LIBRARY_HEADER_BYTES], "foreign header"
 
+    def encode(self, segment: bytes) -> list[Bytes]:
+        size = -(-len(segment) // self.data)
+        whole = len(segment) // size
+        view = memoryview(segment)
+        fragments: list[Bytes] = [view[i * size : (i + 1) * size] for i in range(whole)]
+        if whole < self.data:
+            rest = segment[whole * size :].ljust((self.data - whole) * size, b"\0")
+            fragments += [rest[i : i + size] for i in range(0, len(rest), size)]
+        parity: list[list[Bytes]] = [[] for _ in range(self.parity)]
+        for at in range(0, size, _BLOCK_BYTES):
+            block = b"".join([fragment[at : at + _BLOCK_BYTES] for fragment in fragments])
+            coded = self.driver.encode(block)
+            for parts, part in zip(parity, coded[self.data :], strict=True):
+                parts.append(memoryview(part)[_LIBRARY_HEADER_BYTES:])
+        fragments += [b"".join(parts) for parts in parity]
+        return fragments
+
     def reconstruct(self, index: int, others: Mapping[int, Bytes]) -> bytes:
-        chosen = sorted(others)[: self.data]
-        size = len(others[chosen[0]])
-        framed = [b"".join((self._header(i, size), others[i])) for i in chosen]
-        (rebuilt,) = self.driver.reconstruct(framed, [index])
-        return bytes(memoryview(rebuilt)[_LIBRARY_HEADER_BYTES:])
+        chosen = {i: memoryview(others[i]) for i in sorted(others)[: self.data]}
+        size = len(next(iter(chosen.values())))
+        rebuilt: list[Bytes] = []
+        for at in range(0, size, _BLOCK_BYTES):
+            length = min(_BLOCK_BYTES, size - at)
+            framed = [
+                b"".join((self._header(i, length), fragment[at : at + length]))
+                for i, fragment in chosen.items()
+            ]
+            (part,) = self.driver.reconstruct(framed, [index])
+            rebuilt.append(memoryview(part)[_LIBRARY_HEADER_BYTES:])
+        return b"".join(rebuilt)
 
     def _header(self, index: int, size: int) -> bytes:
         header = bytearray(self._template)

@@ -27,6 +27,7 @@ class Nodes:
         self._source = cluster_map
         self._map: ClusterMap | None = None
         self._by_id: dict[int, Node] = {}
+        self._serving: frozenset[int] = frozenset()
         self._suspect_until: dict[int, float] = {}
         self._full_until: dict[int, float] = {}
 
@@ -37,6 +38,7 @@ class Nodes:
         if current is not self._map:
             self._map = current
             self._by_id = {node.node_id: node for node in current.nodes}
+            self._serving = frozenset(n.node_id for n in current.nodes if n.state in _SERVING)
         return current
 
     def members(self, segment: bytes) -> tuple[int, ...]:
@@ -48,11 +50,9 @@ class Nodes:
 
     def live(self, node: int) -> bool:
         """Tell whether the map calls the node serving and no call to it has just failed."""
-        self.map  # noqa: B018 - reading it brings `_by_id` up to date
-        known = self._by_id.get(node)
-        return (
-            known is not None and known.state in _SERVING and not _marked(self._suspect_until, node)
-        )
+        if self._source() is not self._map:
+            self.map  # noqa: B018 - reading it brings `_serving` up to date
+        return node in self._serving and not _marked(self._suspect_until, node)
 
     def writable(self, node: int) -> bool:
         """Tell whether the node is live and has not just refused a fragment for want of room."""

@@ -74,6 +74,18 @@ def test_large_segment() -> None:
     assert erasure.decode(kept, Profile(4, 2), len(segment)) == segment
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_blocks_make_no_difference(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = _segment(200_001)
+    blocked = [bytes(f) for f in erasure.encode(segment, profile)]
+    monkeypatch.setattr(erasure, "_BLOCK_BYTES", 1 << 20)
+    assert [bytes(f) for f in erasure.encode(segment, profile)] == blocked
+    last = {i: blocked[i] for i in range(profile.parity, profile.total)}
+    whole = erasure.reconstruct(0, last, profile)
+    monkeypatch.setattr(erasure, "_BLOCK_BYTES", 1000)
+    assert erasure.reconstruct(0, last, profile) == whole == blocked[0]
+
+
 def test_too_few_or_misshapen_fragments_are_refused() -> None:
     profile = Profile(2, 1)
     fragments = erasure.encode(b"0123456789", profile)
