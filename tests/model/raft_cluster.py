@@ -71,6 +71,8 @@ class Node:
         self.disk = disk
         self.incarnation = 0
         self.up = False
+        self.led = False
+        self.may_vote = True
         self.stalled_until = 0
         self.clock_offset = cluster.random.randrange(0, 100_000)
         self.clock_rate = 1.0 + cluster.random.uniform(-cluster.drift, cluster.drift)
@@ -78,7 +80,7 @@ class Node:
 
     # --- life ---
 
-    def start(self, *, may_vote: bool = True) -> None:
+    def start(self) -> None:
         disk, cluster = self.disk, self.cluster
         self.incarnation += 1
         self.up = True
@@ -97,9 +99,9 @@ class Node:
             applied=disk.applied,
             settings=cluster.settings,
             seed=cluster.random.getrandbits(64),
-            may_vote=may_vote,
+            may_vote=self.may_vote,
         )
-        self.config = self.machine.config
+        self.config, self.led = self.machine.config, False
         cluster.at(0, self.tick, self.incarnation)
 
     def crash(self) -> None:
@@ -155,9 +157,7 @@ class Node:
                 self.save_free_at = max(self.save_free_at, cluster.now + delay)
                 self.saves.append((effect, []))
                 cluster.at(self.save_free_at - cluster.now, self.saved, self.incarnation)
-            elif self.saves and (
-                own_save or (isinstance(effect, m.Send) and effect.after_save)
-            ):
+            elif self.saves and (own_save or (isinstance(effect, m.Send) and effect.after_save)):
                 self.saves[-1][1].append(effect)
             else:
                 self.perform(effect)
@@ -245,7 +245,7 @@ class Cluster:
         jitter: bool = True,
         drift: float = 0.05,
     ) -> None:
-        self.random = random.Random(seed)  # noqa: S311
+        self.random = random.Random(seed)
         self.settings = settings
         self.jitter = jitter
         self.drift = drift
@@ -273,7 +273,9 @@ class Cluster:
         self.nodes: dict[int, Node] = {}
         for number in voters + spare:
             config = m.Config(voters=voters if number in voters else ())
-            self.nodes[number] = Node(self, number, Disk(m.SnapshotMeta(index=0, term=0, config=config)))
+            self.nodes[number] = Node(
+                self, number, Disk(m.SnapshotMeta(index=0, term=0, config=config))
+            )
         for node in self.nodes.values():
             node.start()
 
@@ -397,10 +399,10 @@ class Cluster:
                     assert index <= machine.last_index, f"leader lacks committed {index}"
                     assert machine.meta_at(index).term == term, f"leader lost committed {index}"
         commit = machine.commit
-        if leads and commit > self.commit_max:
+        if (leads or node.led) and commit > self.commit_max:
             self._check_committed(node, commit)
             self.commit_max = commit
-        node.config = machine.config
+        node.config, node.led = machine.config, leads
 
     def _check_committed(self, node: Node, commit: int) -> None:
         machine = node.machine

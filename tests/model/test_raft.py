@@ -16,14 +16,18 @@ def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
     everyone = sorted(cluster.nodes)
     if roll < 0.22:
         if node.up:
-            lose = torn and all(other.up and other.machine.may_vote for other in cluster.nodes.values())
+            lose = torn and all(
+                other.up and other.machine.may_vote for other in cluster.nodes.values()
+            )
             node.crash()
             if lose:
                 lost = chance.randint(0, 3)
                 floor = max(node.disk.applied - node.disk.base.index, 0)
                 keep = max(floor, len(node.disk.entries) - lost)
                 del node.disk.entries[keep:]
-            cluster.at(chance.randint(1, 700), _restart, node, not lose)
+            # That it may not vote is remembered until it may.
+            node.may_vote = node.machine.may_vote and not lose
+            cluster.at(chance.randint(1, 700), _restart, node)
     elif roll < 0.40 and len(everyone) > 1:
         cluster.partition(set(chance.sample(everyone, chance.randint(1, len(everyone) - 1))))
     elif roll < 0.50 and len(everyone) > 1:
@@ -39,9 +43,9 @@ def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
         leader.give(Transfer(peer=chance.choice(everyone)))
 
 
-def _restart(node: Node, may_vote: bool) -> None:
+def _restart(node: Node) -> None:
     if not node.up:
-        node.start(may_vote=may_vote)
+        node.start()
 
 
 def _client(cluster: Cluster) -> None:
@@ -99,7 +103,7 @@ def _expect_progress(cluster: Cluster) -> None:
     for node in cluster.nodes.values():
         node.stalled_until = 0
         if not node.up:
-            node.start(may_vote=node.machine.may_vote)
+            node.start()
     before = cluster.commit_max
     state = {"token": 0}
 

@@ -161,7 +161,7 @@ class Machine(View):
             self._leadership.tick()
         elif replica.now_ms >= self._timer.deadline_ms:
             self._timer.restart(replica.now_ms)
-            if replica.is_voter and self._follower.may_vote:
+            if replica.may_campaign and self._follower.may_vote:
                 self._start_campaign(pre=True)
 
     def _saved(self, number: int) -> None:
@@ -313,7 +313,7 @@ class Machine(View):
     def _timeout_now(self, message: TimeoutNow) -> None:
         replica = self._replica
         ordered = message.term == replica.term and message.sender == replica.leader
-        if ordered and self._ticked and self._follower.may_vote and replica.is_voter:
+        if ordered and self._ticked and self._follower.may_vote and replica.may_campaign:
             self._start_campaign(pre=False, transfer=True)
 
     # --- effects --------------------------------------------------------------------------------

@@ -80,6 +80,14 @@ class Replica:
         return self.node in voters_of(self.membership.current)
 
     @property
+    def may_campaign(self) -> bool:
+        """Say whether this replica may have to lead: its vote counts, or counted as of the commit.
+
+        While the entry that removes it is not committed, it may hold the only log that is complete.
+        """
+        return self.is_voter or self.node in voters_of(self.membership.at(self.commit))
+
+    @property
     def saves_pending(self) -> int:
         """Saves handed out and not yet durable."""
         return len(self._pending_saves)
