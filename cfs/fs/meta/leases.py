@@ -109,17 +109,13 @@ class LeaseTable:
 
     def grant(self, entry: Session, ino: int, modes: int) -> int:
         """Grant what may be granted of `modes`; give all volatile modes held then."""
-        granted = modes & Lease.OPEN
-        if modes & Lease.READ and all(s == entry.session for s in self._pending.get(ino, ())):
-            granted |= Lease.READ
+        free = all(s == entry.session for s in self._pending.get(ino, ()))
+        granted = modes & (Lease.OPEN | Lease.READ if free else Lease.OPEN)
         if granted:
             self._add(entry, ino, granted)
-        return self.held(entry, ino)
-
-    def held(self, entry: Session, ino: int) -> int:
-        """Give the volatile modes a session holds."""
-        modes = Lease.READ if ino in entry.read else 0
-        return modes | (Lease.OPEN if ino in entry.opened else 0)
+        # a READ lease that is about to be recalled is not named any more, though still held
+        held = Lease.READ if free and ino in entry.read else Lease.NONE
+        return held | (Lease.OPEN if ino in entry.opened else Lease.NONE)
 
     def drop(self, entry: Session, ino: int, modes: int) -> None:
         """Take modes away; not held is not an error."""

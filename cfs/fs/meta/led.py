@@ -157,10 +157,13 @@ class LedShard:
         await self._resolve(txid, coordinator, self.shard)
 
     def grant(self, session: Session | None, ino: int, modes: int) -> int:
-        """Grant volatile modes; give all the session holds, WRITE included."""
+        """Grant volatile modes; give all the session may rely on from now, WRITE included."""
         if session is None:
             return 0
-        held = self.table.grant(session, ino, modes) if modes else self.table.held(session, ino)
+        if self.recalls.running(session.session, ino):
+            modes &= Lease.OPEN
+            return self.table.grant(session, ino, modes) & Lease.OPEN
+        held = self.table.grant(session, ino, modes)
         if read.write_lease(self.group.state, ino) == session.session:
             held |= Lease.WRITE | Lease.READ
         return held

@@ -74,6 +74,10 @@ class Recalls:
                 for session, held in holders.items():
                     nursery.start_soon(self._recall_session, session, held, keep)
 
+    def running(self, session: int, ino: int) -> bool:
+        """Tell whether a lease of this session on the inode is being recalled now."""
+        return (session, ino) in self._running
+
     async def expire(self, session: int) -> None:
         """Give a session's leases away, in the log, and forget what is volatile of it."""
         _LOG.warning("session_expire", shard=self._shard, session=session)

@@ -17,7 +17,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
-from cfs.core.meta import commands, read, results
+from cfs.core.meta import commands, queries, read, results
 from cfs.fs.meta import participant
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -217,6 +217,9 @@ class MetaService:
 
     async def _internal(self, _context: Context, request: Internal, _payload: Any) -> InternalReply:
         led = self.led(shard_of_group(GroupId(request.group)))
+        if request.read:
+            await led.group.read_barrier()
+            return InternalReply(result=queries.answer(led.group.state, request.command))
         command = commands.decode_command(request.command)
         match command:
             case commands.TxnPrepare():
