@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from inspect import isawaitable
 from typing import Any
 
 import msgspec
@@ -22,13 +21,15 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Extent, Lease
-from cfs.core.errors import CfsError, FsError, NotFound
+from cfs.core.errors import CfsError, FsError, NotFound, Retryable
 from cfs.core.meta.extents import end_of
 from cfs.fs.client.file import File, clip
 from cfs.fs.client.names import Names
 from cfs.fs.client.space import Totals
 
 SIZE_MAX = (1 << 63) - 1
+FETCH_PAUSE_S = 0.2
+"""Between attempts to read what too few storage nodes have at the moment."""
 _DAY_NS = 86_400 * 10**9
 _APPEND = os.O_APPEND
 _SYNCED = os.O_SYNC | os.O_DSYNC
@@ -67,7 +68,7 @@ class Contents(Names):
                 _, attr = await self._layout(file, 0, client.limits.layout, Lease.READ | Lease.OPEN)
             attr = attr or await self.getattr(ino)
             if stat.S_ISDIR(attr.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
-                raise FsError(errno.EISDIR)
+                raise FsError(errno.EISDIR)  # noqa: TRY301
             if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
                 await self.setattr(ino, size=0)
         except BaseException:
@@ -92,7 +93,7 @@ class Contents(Names):
             try:
                 attr = await self.lookup(parent, name)
                 if stat.S_ISDIR(attr.mode):
-                    raise FsError(errno.EISDIR)
+                    raise FsError(errno.EISDIR)  # noqa: TRY301
                 handle = await self.open(attr.ino, flags)
             except FsError as error:
                 if error.errno != errno.ENOENT:
@@ -233,7 +234,7 @@ class Contents(Names):
         reached = max(offset, min(stop, end_of(tiles, offset)))
         data = b""
         if reached > offset:
-            data = await self.client.fetches.read(tiles, offset, reached - offset)
+            data = await self._fetch(tiles, offset, reached - offset)
         if not pieces and reached == stop:
             return data
         out = bytearray(data)
@@ -241,6 +242,16 @@ class Contents(Names):
         for start, piece in pieces:
             out[start - offset : start - offset + len(piece)] = piece
         return bytes(out)
+
+    async def _fetch(self, tiles: list[Extent], offset: int, length: int) -> bytes:
+        deadline = self.client.deadline()
+        while True:
+            try:
+                return await self.client.fetches.read(tiles, offset, length)
+            except Retryable:
+                if trio.current_time() >= deadline:
+                    raise
+            await trio.sleep(FETCH_PAUSE_S)
 
     async def _tiles(self, file: File, offset: int, stop: int) -> tuple[list[Extent], Attr]:
         """Give committed extents over a range (less where the file ends) and the attributes."""
@@ -323,10 +334,14 @@ class Contents(Names):
         tiles = file.known_tiles(file.ahead_until, min(stop, file.tiles_end))
         file.ahead_until = stop
         if tiles:
-            waiting = self.client.fetches.prefetch(tiles)
-            if isawaitable(waiting):
-                assert self.client.nursery is not None
-                self.client.nursery.start_soon(_quietly, waiting)
+            assert self.client.nursery is not None
+            self.client.nursery.start_soon(self._prefetch, tiles)
+
+    async def _prefetch(self, tiles: list[Extent]) -> None:
+        try:
+            await self.client.fetches.prefetch(tiles)
+        except CfsError:
+            return  # whoever reads the bytes meets the error
 
     # --- attributes
 
@@ -427,9 +442,9 @@ class Contents(Names):
                 shard, "meta.getxattr", request, deadline=client.deadline()
             )
             node = client.cache.peek(ino)
-            if node is not None and client.cache.leased(node) and len(reply.value) <= 4096:
-                if client.fences.passes(token, ino):
-                    node.xattrs[name] = reply.value
+            keep = node is not None and client.cache.leased(node)
+            if node and keep and len(reply.value) <= 4096 and client.fences.passes(token, ino):
+                node.xattrs[name] = reply.value
         return reply.value
 
     async def listxattr(self, ino: int) -> frozenset[bytes]:
@@ -469,11 +484,3 @@ class Contents(Names):
                 client.fences.close_ino(op.ino)
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
-
-
-async def _quietly(waiting: Any) -> None:
-    """Wait for a prefetch; whoever reads the bytes meets its error."""
-    try:
-        await waiting
-    except CfsError:
-        return

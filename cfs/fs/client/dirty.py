@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
-RUN_BYTES_MAX = 4 << 20
+RUN_BYTES_MAX = 16 << 20
 """A run that long grows no more: growing copies now and then."""
 RUN_COST = 256
 """Charged for a run beside its bytes."""
@@ -139,15 +139,13 @@ class Dirty:
                 copied = False
         return out
 
-    def keep_tail(self, start: int) -> Dirty:
-        """Move everything from `start` on into another map, and give that."""
+    def tail(self, start: int) -> Dirty:
+        """Copy everything from `start` on."""
         tail = Dirty()
-        for offset, run in list(self.runs()):
+        for offset, run in self.runs():
             if offset + len(run) > start:
                 inner = max(0, start - offset)
                 tail.write(offset + inner, run[inner:])
-        if tail:
-            self.cut(start, self.end)
         return tail
 
     def lay_over(self, newer: Dirty) -> None:

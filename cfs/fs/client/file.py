@@ -37,8 +37,8 @@ class File:
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_version", "dirty", "dirty_since", "error",
         "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
-        "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch", "tiles_start",
-        "window",
+        "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch",
+        "tiles_start", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import trio
 
 from cfs.core.api import meta
+from cfs.core.api.meta import Attr
 from cfs.fs.client.client import Client
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.names import Listed
 from cfs.fs.client.paths import Paths
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.recall import Recalls
@@ -78,9 +80,12 @@ class Files(Paths):
             return 0.0
         return client.session.trust_left_s(node.shard)
 
-    def data_token(self, ino: int) -> tuple[int, int] | None:
-        """Name the state of a file's data under one continuous lease; None: no lease now."""
+    def lease_epoch(self, ino: int) -> int | None:
+        """Name the continuous lease held on an inode; None: no lease now."""
         node = self.client.cache.peek(ino)
-        if node is None or node.attr is None or not self.client.cache.leased(node):
-            return None
-        return node.epoch, node.attr.data_version
+        return node.epoch if node is not None and self.client.cache.leased(node) else None
+
+    def fresh(self, listed: Listed) -> Attr | None:
+        """Give the newest attributes known of a listed entry; None when it has gone."""
+        attr = self.client.cache.attr(listed.ino) or listed.attr
+        return attr if attr is None else self.view(attr)

@@ -37,7 +37,7 @@ class Numbers:
         self._open: dict[int, None] = {}
 
     def take(self, count: int) -> tuple[int, int]:
-        """Number some operations; give the first number, and that below which all are answered."""
+        """Take `count` numbers; give the first, and that below which all are answered."""
         first = self._next
         self._next += count
         self._open[first] = None

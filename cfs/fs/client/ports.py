@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.meta import Extent
+from cfs.fs.data.flow import Run
 
 
 class Calls(Protocol):
@@ -39,17 +40,13 @@ class Uploads(Protocol):
     """Turns bytes into durable extents: `cfs.fs.data.uploader.Uploader`."""
 
     async def write(
-        self, runs: Sequence[Any], *, avoid: Collection[bytes] = ()
+        self, runs: Sequence[Run], *, avoid: Collection[bytes] = ()
     ) -> list[list[Extent]]:
-        """Make `runs` of (offset, bytes) durable; one list of extents a run. Raises NoSpace."""
+        """Make `runs` durable; one list of extents a run. Raises NoSpace."""
         ...
 
     def inline(self, offset: int, data: Any) -> Extent:
         """Seal a small run into an extent that carries its bytes."""
-        ...
-
-    def cut_complete(self, data: Any) -> int:
-        """Count the leading bytes that end at a chunk boundary whatever follows."""
         ...
 
     def forget(self, segments: Iterable[bytes]) -> None:
@@ -64,7 +61,7 @@ class Fetches(Protocol):
         """Give `length` bytes from `offset`; `extents` cover them. Raises Corrupt, Unavailable."""
         ...
 
-    def prefetch(self, extents: Sequence[Extent]) -> Any:
+    async def prefetch(self, extents: Sequence[Extent]) -> None:
         """Begin to bring chunks near."""
         ...
 

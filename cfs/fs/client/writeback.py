@@ -40,6 +40,7 @@ from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Uploads
 from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
+from cfs.fs.data.flow import Run
 
 _LOG = structlog.get_logger()
 
@@ -220,22 +221,16 @@ class Writeback:
         hold_tail: bool,
         avoid: tuple[bytes, ...],
     ) -> None:
-        taken = file.dirty
-        counted = taken.cost
-        tail = self._tail_of(taken) if hold_tail else None
-        file.dirty = tail if tail is not None else Dirty()
-        file.flushing = taken
-        cost = taken.cost
-        self._buffer.add(cost + file.dirty.cost - counted)
+        taken = file.flushing = file.dirty
+        file.dirty = Dirty()
         size, mtime_ns = file.size, file.mtime_ns
         try:
-            new = await self._upload(file, taken, synced=synced, avoid=avoid)
-            if tail is not None:
-                size = new[-1].offset + new[-1].length if new else 0
+            new = await self._upload(file, taken, synced=synced, avoid=avoid, more=hold_tail)
+            held_back = hold_tail and self._hold_back(file, taken, new)
             commit = meta.Commit(
                 ino=file.ino,
                 extents=tuple(new),
-                size=None if tail is not None else size,
+                size=None if held_back else size,
                 mtime_ns=mtime_ns,
             )
             with self.request() as token:
@@ -250,23 +245,33 @@ class Writeback:
             raise
         file.flushing = None
         file.committed(new, attr)
-        self._buffer.add(-cost)
+        self._buffer.add(-taken.cost)
 
-    def _tail_of(self, taken: Dirty) -> Dirty | None:
-        """Cut what follows the last chunk boundary off; None when that would leave nothing."""
-        start, run = list(taken.runs())[-1]
-        boundary = start + self._uploads.cut_complete(run)
-        if boundary == start + len(run) or boundary <= start:
-            return None
-        return taken.keep_tail(boundary)
+    def _hold_back(self, file: File, taken: Dirty, new: list[Extent]) -> bool:
+        """Make what the upload left without a lasting chunk boundary dirty again, below newer."""
+        reached = new[-1].offset + new[-1].length if new else 0
+        tail = taken.tail(reached)
+        if not tail:
+            return False
+        before = file.dirty.cost
+        tail.lay_over(file.dirty)
+        file.dirty = tail
+        self._buffer.add(tail.cost - before)
+        return True
 
     async def _upload(
-        self, file: File, taken: Dirty, *, synced: bool, avoid: tuple[bytes, ...]
+        self, file: File, taken: Dirty, *, synced: bool, avoid: tuple[bytes, ...], more: bool
     ) -> list[Extent]:
         small = file.size <= self._limits.inline
         if small or (synced and taken.size <= self._limits.inline):
             return [self._uploads.inline(offset, bytes(run)) for offset, run in taken.joined()]
-        lists = await self._uploads.write(taken.joined(), avoid=avoid)
+        joined = taken.joined()
+        last = len(joined) - 1
+        runs = [
+            Run(offset, data, more=more and index == last)
+            for index, (offset, data) in enumerate(joined)
+        ]
+        lists = await self._uploads.write(runs, avoid=avoid)
         return [extent for run in lists for extent in run]
 
     def _judge(self, file: File, error: BaseException) -> None:

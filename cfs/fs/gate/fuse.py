@@ -1,0 +1,123 @@
+"""The mount, by pyfuse3: options, start, end. The handlers are in `fuse_handlers`.
+
+pyfuse3 keeps one session a process, so a process has one mount, and one `Files` of its own: the
+kernel caches what this `Files` holds leases for, and is not told of changes made through the same
+`Files` by others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pyfuse3
+import structlog
+import trio
+
+from cfs.fs.client.client import NoKernel
+from cfs.fs.client.files import Files
+from cfs.fs.gate.fuse_handlers import REQUEST_BYTES, Gate
+
+__all__ = ["Gate", "MountOptions", "serve_mount"]
+
+_LOG = structlog.get_logger()
+
+READAHEAD_KIB = 4096
+IDLE_TASKS = 2
+"""Workers that wait for requests when there are none."""
+TASKS_MAX = 256
+"""Requests in progress: one that waits for a recall must not keep others out."""
+
+
+class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to mount."""
+
+    allow_other: bool = True
+    read_only: bool = False
+    name: str = "cfs"
+    """Shown as the device in the mount table."""
+    signals: bool = True
+    """Unmount on SIGTERM and SIGINT."""
+
+    def words(self) -> set[str]:
+        """Give libfuse's options."""
+        words = {"default_permissions", f"fsname={self.name}", "subtype=cfs", "nosuid", "nodev"}
+        words.add(f"max_read={REQUEST_BYTES}")
+        if os.geteuid() == 0:
+            words -= {"nosuid", "nodev"}
+            words |= {"suid", "dev"}
+        if self.allow_other:
+            words.add("allow_other")
+        if self.read_only:
+            words.add("ro")
+        return words
+
+
+async def serve_mount(
+    files: Files,
+    mountpoint: str,
+    *,
+    options: MountOptions,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Mount `files` and serve until unmounted, SIGTERM, SIGINT or cancelled.
+
+    Returns unmounted, with everything committed. Raises RuntimeError when the mount is refused,
+    and what could not be committed.
+    """
+    gate = Gate(files)
+    pyfuse3.init(gate, mountpoint, options.words())
+    device = _device_of(mountpoint)
+    files.attach(gate.invalidator)
+    try:
+        _raise_readahead(device)
+        async with trio.open_nursery() as nursery:
+            if options.signals:
+                await nursery.start(_end_on_signal)
+            task_status.started()
+            await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS_MAX)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await gate.invalidator.stop(functools.partial(_abort, device))
+            files.attach(NoKernel())
+            pyfuse3.close(unmount=True)
+            await files.close()
+
+
+async def _end_on_signal(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            _LOG.info("mount_ends", signal=signal.Signals(number).name)
+            pyfuse3.terminate()
+
+
+def _device_of(mountpoint: str) -> str | None:
+    """Give `major:minor` of a mount without asking the mount itself."""
+    path = str(Path(mountpoint).absolute())
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        if fields[4].encode().decode("unicode_escape") == path:
+            found = fields[2]
+    return found
+
+
+def _raise_readahead(device: str | None) -> None:
+    """Let the kernel read ahead in large requests; only root may, and it is only faster."""
+    if device is not None:
+        with contextlib.suppress(OSError):
+            Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READAHEAD_KIB))
+
+
+def _abort(device: str | None) -> None:
+    """Break the connection to the kernel: whoever waits in it gets ENOTCONN."""
+    if device is not None:
+        minor = device.partition(":")[2]
+        with contextlib.suppress(OSError):
+            Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
