@@ -15,8 +15,9 @@ Decides which bytes of a log count. Three claims, and why they hold:
   positions are never used twice for records that were indexed.
 
 A record with a whole header and a damaged payload is not indexed: the fragment is lost here, unless
-it was never acknowledged; to repair it is right in either case, to vouch for it in neither.
-Damage between records is skipped, counted and left on the disk; the dead part of it (a tombstone
+it was never acknowledged; to repair it is right in either case, to vouch for it in neither. It is
+punched, so that no later rebuild takes its header for the word of a synced volume. Other damage
+between records is skipped, counted and left on the disk; the dead part of it (a tombstone
 names its place: a hole half punched) is punched again.
 """
 
@@ -56,13 +57,18 @@ def recover(log: VolumeLog, index: FragmentIndex) -> Recovered:
     rebuild = index.position is None
     recovered = Recovered()
     damage: dict[tuple[int, int], int] = {}
+    if rebuild:
+        # A hole that only the page cache knows hides a dead record, and nothing would note that
+        # its blocks are not durably free: its tombstone could go first.
+        for number in log.numbers():
+            log.sync(number)
     for number in [n for n in log.numbers() if n >= volume]:
         start = offset if number == volume else 0
         last = _replay_volume(
             log, index, number, start, recovered=recovered, damage=damage, rebuild=rebuild
         )
         if number == log.active:
-            _end_active(log, number, last, recovered, damage)
+            _end_active(log, index, last, recovered, damage)
     recovered.lost = len(damage)
     if damage:
         index.count_lost(len(damage))
@@ -118,6 +124,8 @@ def _replay_volume(
         if isinstance(event, Gap):
             if event.damaged:
                 damage[volume, event.offset] = event.length
+            if event.headed:
+                index.add_dead(volume, event.offset, event.length)
             continue
         _replay_record(index, volume, event, damage)
         recovered.records += 1
@@ -145,17 +153,19 @@ def _replay_record(
 
 def _end_active(
     log: VolumeLog,
-    volume: int,
+    index: FragmentIndex,
     end: int,
     recovered: Recovered,
     damage: dict[tuple[int, int], int],
 ) -> None:
+    volume = log.active
     size = log.size(volume)
     if end < size:
-        tail = [place for place in damage if place[0] == volume and place[1] >= end]
-        for place in tail:
+        for place in [p for p in damage if p[0] == volume and p[1] >= end]:
             del damage[place]
         recovered.cut_bytes = size - end
+    # These offsets will be used again.
+    index.drop_dead([p for p in index.dead if p[0] == volume and p[1] >= end])
     log.repair_end(end)
 
 

@@ -47,6 +47,8 @@ class Gap(msgspec.Struct, frozen=True):
     offset: int
     length: int
     damaged: bool
+    headed: bool = False
+    """A whole header, and a payload that does not match it."""
 
 
 def scan_volume(
@@ -59,7 +61,7 @@ def scan_volume(
         if found is None:
             gap = _gap_at(read, disk_id, volume, offset, size)
         elif (payload := _payload(read, found, offset, verify=verify)) is None:
-            gap = Gap(offset, min(found.span, size - offset), damaged=True)
+            gap = Gap(offset, min(found.span, size - offset), damaged=True, headed=True)
         else:
             yield Found(offset, found, payload)
             offset += found.span
