@@ -212,6 +212,8 @@ class Fetcher:
 
     async def _recover(self, segment: Segment, extent: Extent, corrupt: Corrupt) -> bytes:
         """Find a choice of fragments under which the seal matches. Raises Corrupt."""
+        if not self.sealer.knows(extent.key_version):
+            raise corrupt
         self.counters.bad_seals += 1
         async for blob in self._fragments.alternatives(segment, extent.at, extent.stored):
             try:

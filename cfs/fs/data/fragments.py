@@ -20,7 +20,15 @@ import trio
 
 from cfs.core.api.cluster import Profile
 from cfs.core.code import erasure
-from cfs.core.errors import CfsError, Corrupt, DeadlineExceeded, NotFound, Unavailable
+from cfs.core.errors import (
+    CfsError,
+    Corrupt,
+    DeadlineExceeded,
+    Malformed,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from cfs.fs.data.fragment_client import Buffer, FragmentClient
 from cfs.fs.data.nodes import Nodes
 
@@ -230,6 +238,8 @@ class Fragments:
         except (NotFound, Corrupt) as error:
             self.counters.corrupt_fragments += isinstance(error, Corrupt)
             return error
+        except (Malformed, Refused) as error:
+            return error
         except CfsError as error:
             self.counters.hedged += isinstance(error, DeadlineExceeded)
             self._nodes.suspect(node)
@@ -268,7 +278,7 @@ def _only_absent(failed: Sequence[CfsError]) -> bool:
 def _worst(failed: Sequence[CfsError]) -> CfsError:
     """Choose what to tell the caller: whatever may pass comes first."""
     for error in failed:
-        if not isinstance(error, Corrupt | NotFound):
+        if not isinstance(error, Corrupt | NotFound | Malformed | Refused):
             return Unavailable(f"too few fragments can be read now: {error}")
     for error in failed:
         if isinstance(error, Corrupt):

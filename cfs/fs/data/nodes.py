@@ -69,8 +69,8 @@ class Nodes:
     def live_domains(self) -> tuple[int, int]:
         """Count failure domains of placed nodes: those with a live one, those with a writable."""
         placed = {node for group in self.map.placement for node in group}
-        live = {self._by_id[n].domain for n in placed if self.live(n)}
-        writable = {self._by_id[n].domain for n in placed if self.writable(n)}
+        live = {self._by_id[node].domain for node in placed if self.live(node)}
+        writable = {self._by_id[node].domain for node in placed if self.writable(node)}
         return len(live), len(writable)
 
 

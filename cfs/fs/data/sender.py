@@ -29,6 +29,7 @@ from cfs.core.errors import (
     NoSpace,
     Refused,
     StaleEpoch,
+    Unavailable,
 )
 from cfs.core.ids import SegmentId, SessionId, make_segment_id
 from cfs.core.segment import container
@@ -43,6 +44,8 @@ FAILURE_GRACE_S = 0.2
 """How long the other puts of a segment may still finish, or fail and be learnt from."""
 TRIALS = 32
 """Ids tried for a group whose members are all live."""
+AGAIN_S = 0.1
+"""A node that does not answer is tried once more after this: it may have been busy for a moment."""
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 1.0
 _HOP_BYTES = 128 << 10
@@ -189,7 +192,11 @@ class Sender:
                 repair=repair,
             )
             try:
-                await self._client.put(node, header, fragments[index], timeout_s=PUT_TIMEOUT_S)
+                try:
+                    await self._client.put(node, header, fragments[index], timeout_s=PUT_TIMEOUT_S)
+                except Unavailable:
+                    await trio.sleep(AGAIN_S)
+                    await self._client.put(node, header, fragments[index], timeout_s=PUT_TIMEOUT_S)
             except CfsError as error:
                 failed.append(error)
                 self._learn(node, error)

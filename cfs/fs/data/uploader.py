@@ -45,7 +45,12 @@ class Uploader:
         nodes: Nodes | None = None,
         nursery: trio.Nursery | None = None,
     ) -> None:
-        """Wire it. Without `sealer` it can only `pack`. `session` must never repeat a value."""
+        """Wire it. Without `sealer` it can only `pack`.
+
+        `session` gives a session id that nobody else, no other Uploader either, has ever written
+        segments under; it may change to another such id. `sealer` may be replaced when the volume
+        key changes.
+        """
         self.sealer = sealer
         client = FragmentClient(pool)
         self.nodes = nodes or Nodes(cluster_map)

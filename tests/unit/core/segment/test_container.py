@@ -2,6 +2,7 @@
 
 import random
 
+import crc32c
 import pytest
 
 from cfs.core.data.pipeline import Sealed
@@ -54,3 +55,17 @@ def test_a_cut_segment_is_noticed() -> None:
         with pytest.raises(Corrupt):
             [container.extract(segment[:end], r) for r in container.parse_table(segment[:end])]
     assert len(rows) == 2
+
+
+def test_a_table_that_does_not_tile_its_segment_is_refused() -> None:
+    chunks = _chunks(2)
+    segment, rows = container.build(chunks)
+    end = container.built_length(2, 0)
+    for at, length in ((rows[1].at + 1, len(segment)), (rows[1].at, len(segment) + 1)):
+        head = bytearray(segment[:end])
+        head[12:16] = length.to_bytes(4, "big")
+        place = container.PREFIX_BYTES + container.ROW_BYTES + 32
+        head[place : place + 4] = at.to_bytes(4, "big")
+        head[end - 4 :] = crc32c.crc32c(head[: end - 4]).to_bytes(4, "big")
+        with pytest.raises(Corrupt):
+            container.parse_table(head)

@@ -130,6 +130,11 @@ def test_too_many_losses_are_an_error_never_wrong_bytes() -> None:
             node.fragments.clear()
         with pytest.raises(NotFound):
             await cluster.fetcher().read(extents, 0, len(DATA))
+        for node in cluster.nodes:
+            cluster.nodes[node].down = True
+            with pytest.raises(Unavailable):
+                await cluster.fetcher().read(extents, 0, len(DATA))
+            cluster.nodes[node].down = False
 
     run(main)
 
@@ -144,6 +149,10 @@ def test_fragments_on_other_members_are_found(size: int) -> None:
         rotated = tuple((*group[1:], group[0]) for group in cluster.map.placement)
         cluster.map = msgspec.structs.replace(cluster.map, epoch=2, placement=rotated)
         assert await cluster.fetcher().read(extents, 0, size) == data
+        for node in cluster.nodes.values():
+            node.down = True
+            assert await cluster.fetcher().read(extents, 0, size) == data
+            node.down = False
 
     run(main)
 

@@ -279,6 +279,23 @@ def test_full_nodes_are_avoided_until_too_few_have_room() -> None:
     run(main)
 
 
+def test_a_moment_of_refusal_is_sat_out() -> None:
+    cluster = Cluster(3, Profile(2, 1))
+    cluster.nodes[2].down = True
+
+    async def main() -> None:
+        async def come_back() -> None:
+            await trio.sleep(0.05)
+            cluster.nodes[2].down = False
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come_back)
+            [extents] = await cluster.uploader().write([Run(0, noise(300_000))])
+        assert {e.data for e in extents} == {2}
+
+    run(main)
+
+
 def test_a_stale_map_is_refreshed() -> None:
     cluster = Cluster(3, Profile(2, 1))
     for at in cluster.nodes.values():
@@ -306,6 +323,9 @@ def test_duplicates_are_found_within_a_write_and_across_clients() -> None:
         first = cluster.uploader(session=1)
         one, two = await first.write([Run(0, data), Run(10**6, data)])
         assert [e.segment for e in one] == [e.segment for e in two]
+        assert {
+            header.raw_bytes for at in cluster.nodes.values() for header, _ in at.fragments.values()
+        } == {len(data)}
         before = cluster.segments()
         puts = cluster.calls["store.put"]
         [again] = await cluster.uploader(session=2).write([Run(0, data)])
