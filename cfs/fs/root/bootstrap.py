@@ -9,7 +9,6 @@ was applied, so while the file is there no other replica can exist.
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import msgspec
@@ -99,7 +98,7 @@ def map_after(genesis: commands.CreateCluster) -> ClusterMap:
     return first
 
 
-async def start_groups(host: Host, home: NodeDirectory) -> None:
+def start_groups(host: Host, home: NodeDirectory) -> None:
     """Create the new cluster's groups that are not there yet, before the node serves.
 
     Does nothing on a node that did not make the cluster, or whose cluster is made.
@@ -111,9 +110,7 @@ async def start_groups(host: Host, home: NodeDirectory) -> None:
     assert isinstance(genesis, commands.CreateCluster)
     for group in range(genesis.shard_count + 1):
         if group not in host.groups:
-            made = host.create(group, (genesis.node.node_id,))
-            if inspect.isawaitable(made):
-                await made
+            host.create(group, (genesis.node.node_id,))
 
 
 def _check(plan: Plan) -> None:

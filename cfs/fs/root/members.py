@@ -13,7 +13,6 @@ A node no longer wanted is removed from the membership before its replica is dro
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import msgspec
@@ -93,21 +92,33 @@ class Members:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                await self._create_missing()
+                self._create_missing()
+                await self._remove_left()
                 for number, step in self._due():
                     self._busy.add(number)
                     nursery.start_soon(self._take, number, step)
                 self._worker.state = f"changing {len(self._busy)} groups" if self._busy else "idle"
                 await trio.sleep(PERIOD_S)
 
-    async def _create_missing(self) -> None:
+    def _create_missing(self) -> None:
         for wanted in self._view.map.groups:
             mine = self._me in wanted.voters or self._me in wanted.learners
             if mine and wanted.group not in self._host.groups:
-                made = self._host.create(wanted.group, ())
-                if inspect.isawaitable(made):
-                    await made
+                self._host.create(wanted.group, ())
                 _LOG.info("replica_created", group=wanted.group)
+
+    async def _remove_left(self) -> None:
+        """Drop replicas of groups that neither the map nor the group's membership gives us."""
+        wanted = {
+            g.group for g in self._view.map.groups if self._me in g.voters or self._me in g.learners
+        }
+        for number, group in list(self._host.groups.items()):
+            config: Config = group.config
+            members = config.voters + config.learners + config.outgoing
+            # A passive replica that no leader has found yet has an empty membership: it stays.
+            if number not in wanted and members and self._me not in members:
+                await self._host.remove(number)
+                _LOG.info("replica_removed", group=number)
 
     def _due(self) -> list[tuple[int, Step]]:
         due: list[tuple[int, Step]] = []

@@ -129,7 +129,11 @@ class Host(Protocol):
         ...
 
     def create(self, group: int, voters: tuple[int, ...]) -> Any:
-        """Make a replica; with no voters it waits for a leader to find it."""
+        """Make a replica, durably; with no voters it waits for a leader to find it."""
+        ...
+
+    async def remove(self, group: int) -> None:
+        """Forget a replica and its state."""
         ...
 
 
