@@ -335,7 +335,13 @@ class Cluster:
         self.at(delay, self._stream_ended, node, node.incarnation, peer, meta, term, ok)
 
     def _stream_ended(
-        self, node: Node, incarnation: int, peer: int, meta: m.SnapshotMeta, term: int, ok: bool
+        self,
+        node: Node,
+        incarnation: int,
+        peer: int,
+        meta: m.SnapshotMeta,
+        term: int,
+        ok: bool,  # noqa: FBT001
     ) -> None:
         target = self.nodes[peer]
         if ok and target.up:

@@ -110,9 +110,9 @@ def _expect_progress(cluster: Cluster) -> None:
     def committed() -> bool:
         leader = cluster.leader()
         position = cluster.proposed.get(state["token"])
-        if position is not None and cluster.applied.get(position[0]) is not None:
-            if cluster.applied[position[0]].term == position[1]:
-                return True
+        found = cluster.applied.get(position[0]) if position is not None else None
+        if found is not None and position is not None and found.term == position[1]:
+            return True
         if leader is not None and cluster.now % 100 == 0:
             state["token"] = cluster.propose(leader, b"after healing")
         return False
