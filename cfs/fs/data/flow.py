@@ -145,14 +145,17 @@ class Flow:
         """Store sealed chunks durably. Raises NoSpace."""
         unique = list({chunk.chunk_id: chunk for chunk in sealed}.values())
         found = await self._engine.dedupe.find([c.chunk_id for c in unique], self._avoid)
-        self.refs.update(found)
+        for chunk in unique:
+            ref = found.get(chunk.chunk_id)
+            if ref is not None and (ref.raw, ref.key_version) == (chunk.raw, chunk.key_version):
+                self.refs[chunk.chunk_id] = ref
+        missing = [chunk for chunk in unique if chunk.chunk_id not in self.refs]
         try:
             async with trio.open_nursery() as self._nursery:
-                for chunk in unique:
-                    if chunk.chunk_id not in found:
-                        await self._take(len(chunk.blob))
-                        await self._add(chunk)
-                        self._open_held += len(chunk.blob)
+                for chunk in missing:
+                    await self._take(len(chunk.blob))
+                    await self._add(chunk)
+                    self._open_held += len(chunk.blob)
                 await self._dispatch()
         finally:
             self._engine.budget.give(self._held)
