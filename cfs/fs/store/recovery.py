@@ -31,7 +31,7 @@ import msgspec
 from cfs.core.errors import Corrupt, NoSpace
 from cfs.core.segment.record import ALIGNMENT, RecordKind, decode_tombstones
 from cfs.fs.store.index import PENDING_MAX, Entry, FragmentIndex
-from cfs.fs.store.scan import Found, Gap, Read, scan_volume
+from cfs.fs.store.scan import Found, Gap, scan_volume
 from cfs.fs.store.volume import VolumeLog
 
 
@@ -111,8 +111,9 @@ def _replay_volume(
     """Replay one volume; give the end of its last whole record."""
     active = volume == log.active
     end = start
+    reader = _Reader(log, volume, tolerant=not active)
     events = scan_volume(
-        _reader(log, volume, tolerant=not active),
+        reader,
         disk_id=log.disk_id,
         volume=volume,
         start=start,
@@ -124,7 +125,7 @@ def _replay_volume(
         if isinstance(event, Gap):
             if event.damaged:
                 damage[volume, event.offset] = event.length
-            if event.headed:
+            if event.headed and not reader.failed:  # what cannot be read is not destroyed
                 index.add_dead(volume, event.offset, event.length)
             continue
         _replay_record(index, volume, event, damage)
@@ -169,18 +170,33 @@ def _end_active(
     log.repair_end(end)
 
 
-def _reader(log: VolumeLog, volume: int, *, tolerant: bool) -> Read:
-    def read(offset: int, length: int) -> bytes:
+class _Reader:
+    """Reads one volume. With `tolerant` an unreadable block reads as 0xff: no record, no hole."""
+
+    def __init__(self, log: VolumeLog, volume: int, *, tolerant: bool) -> None:
+        self.failed = False
+        self._log = log
+        self._volume = volume
+        self._tolerant = tolerant
+
+    def __call__(self, offset: int, length: int) -> bytes:
         try:
-            return log.read(volume, offset, length)
+            return self._try(offset, length)
         except OSError as error:
-            if not tolerant or error.errno != errno.EIO:
+            if not self._tolerant or error.errno != errno.EIO:
                 raise
         if length <= ALIGNMENT:
-            return b"\xff" * length  # unreadable: no record, and no hole
+            self.failed = True
+            return b"\xff" * length
         return b"".join(
-            read(at, min(ALIGNMENT, offset + length - at))
+            self(at, min(ALIGNMENT, offset + length - at))
             for at in range(offset, offset + length, ALIGNMENT)
         )
 
-    return read
+    def _try(self, offset: int, length: int) -> bytes:
+        try:
+            return self._log.read(self._volume, offset, length)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        return self._log.read(self._volume, offset, length)  # once more before it counts

@@ -48,7 +48,7 @@ class Gap(msgspec.Struct, frozen=True):
     length: int
     damaged: bool
     headed: bool = False
-    """A whole header, and a payload that does not match it."""
+    """A fragment's whole header, and a payload that does not match it."""
 
 
 def scan_volume(
@@ -61,7 +61,12 @@ def scan_volume(
         if found is None:
             gap = _gap_at(read, disk_id, volume, offset, size)
         elif (payload := _payload(read, found, offset, verify=verify)) is None:
-            gap = Gap(offset, min(found.span, size - offset), damaged=True, headed=True)
+            gap = Gap(
+                offset,
+                min(found.span, size - offset),
+                damaged=True,
+                headed=found.kind is RecordKind.FRAGMENT,
+            )
         else:
             yield Found(offset, found, payload)
             offset += found.span
