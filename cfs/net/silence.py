@@ -9,7 +9,6 @@ nothing about its peer, and grants the ping its full time again.
 from __future__ import annotations
 
 import enum
-import math
 
 BUSY_SILENCE_S = 0.7
 BUSY_PONG_S = 1.3
@@ -38,19 +37,16 @@ class Silence:
 
     def judge(self, now: float, meant: float, heard: float, busy_since: float | None) -> Verdict:
         """Decide at `now`; `meant` is when this look was due. PING is to be done."""
-        busy = busy_since is not None
         if self._pinged_at is not None:
-            if heard > self._pinged_at:
+            if heard >= self._pinged_at:
                 self._pinged_at = None
             elif now - meant > LATE_S:
                 self._pinged_at = now
                 return Verdict.PING
-        if self._pinged_at is not None:
-            limit_s = BUSY_PONG_S if busy else IDLE_PONG_S
-            return Verdict.GIVE_UP if now - self._pinged_at >= limit_s else Verdict.WAIT
-        since = max(heard, busy_since if busy_since is not None else -math.inf)
-        if now - since < (BUSY_SILENCE_S if busy else IDLE_SILENCE_S):
+        if now < self.next_look(heard, busy_since):
             return Verdict.WAIT
+        if self._pinged_at is not None:
+            return Verdict.GIVE_UP
         self._pinged_at = now
         return Verdict.PING
 
