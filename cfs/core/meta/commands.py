@@ -240,10 +240,15 @@ class TxnDecide(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
 
 
 class TxnFinish(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="finish"):
-    """Apply (`commit`) or drop the part of a transaction that was prepared here."""
+    """Apply (`commit`) or drop the part of a transaction that was prepared here.
+
+    `token` is what the preparation gave. A late repeat of a preparation that is finished and
+    forgotten has another, so a late repeat of its finish cannot apply it again. 0: any.
+    """
 
     txid: bytes
     commit: bool
+    token: int = 0
 
 
 class TxnForget(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="forget"):

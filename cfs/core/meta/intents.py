@@ -37,16 +37,17 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
     inos: tuple[int, ...]
     """For each step the inode it makes, else 0."""
     hlc: int
-    """When it came to this phase."""
+    """When it came to this phase; while PREPARED also the token of the preparation."""
 
 
 class Decision(msgspec.Struct, frozen=True, array_like=True):
-    """The outcome of a transaction."""
+    """The outcome of a transaction, made in shard `coordinator`."""
 
     commit: bool
     session: int
     seq: int
     hlc: int
+    coordinator: int
 
 
 INTENT = Codec(Intent)

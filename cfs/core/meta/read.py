@@ -63,6 +63,8 @@ class OpenTransaction(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     hlc: int
     inos: tuple[int, ...] = ()
     """Inodes that a part in doubt will change here."""
+    token: int = 0
+    """Of a part in doubt: what its finish must name."""
 
 
 def inode(kv: Reader, ino: int) -> Inode | None:
@@ -266,13 +268,15 @@ def open_transactions(kv: Reader) -> tuple[OpenTransaction, ...]:
     found: dict[bytes, OpenTransaction] = {}
     for key, value in kv.scan(b"t", prefix_end(b"t")):
         part = intents.INTENT.decode(value)
+        in_doubt = part.phase is intents.Phase.PREPARED
         found[key[1:]] = OpenTransaction(
             txid=key[1:],
             phase=part.phase,
             coordinator=part.coordinator,
             decided=None,
             hlc=part.hlc,
-            inos=conflict.inos_of(part.steps) if part.phase is intents.Phase.PREPARED else (),
+            inos=conflict.inos_of(part.steps) if in_doubt else (),
+            token=part.hlc if in_doubt else 0,
         )
     for key, value in kv.scan(b"T", prefix_end(b"T")):
         decision = intents.DECISION.decode(value)
@@ -280,10 +284,11 @@ def open_transactions(kv: Reader) -> tuple[OpenTransaction, ...]:
         found[key[1:]] = OpenTransaction(
             txid=key[1:],
             phase=None if part_here is None else part_here.phase,
-            coordinator=-1 if part_here is None else part_here.coordinator,
+            coordinator=decision.coordinator,
             decided=decision.commit,
             hlc=decision.hlc,
             inos=() if part_here is None else part_here.inos,
+            token=0 if part_here is None else part_here.token,
         )
     return tuple(found.values())
 

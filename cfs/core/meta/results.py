@@ -69,9 +69,10 @@ class Gone(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="gone
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="prepared"):
-    """Locked. For each step the inode it makes, else 0."""
+    """Locked. For each step the inode it makes, else 0; `token` names this preparation."""
 
     inos: tuple[int, ...]
+    token: int = 0
 
 
 class Decided(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="decided"):

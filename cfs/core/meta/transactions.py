@@ -32,7 +32,9 @@ def prepare(draft: Draft, command: TxnPrepare) -> Prepared:
     before = intent(draft, command.txid)
     if before is not None:
         if before.phase is Phase.PREPARED:
-            return Prepared(inos=before.inos)
+            if (before.steps, before.coordinator) != (command.steps, command.coordinator):
+                raise Unavailable("another plan is prepared under this transaction's id")
+            return Prepared(inos=before.inos, token=before.hlc)
         raise Refused("the transaction is over", committed=before.phase is Phase.COMMITTED)
     decided = decision(draft, command.txid)
     if decided is not None:
@@ -45,7 +47,7 @@ def prepare(draft: Draft, command: TxnPrepare) -> Prepared:
             Phase.PREPARED, command.coordinator, command.session, command.steps, inos, draft.now
         ),
     )
-    return Prepared(inos=inos)
+    return Prepared(inos=inos, token=draft.now)
 
 
 def decide(draft: Draft, command: TxnDecide) -> Decided:
@@ -79,7 +81,7 @@ def decide(draft: Draft, command: TxnDecide) -> Decided:
         part = Intent(Phase.PREPARED, draft.shard, command.session, command.steps, inos, draft.now)
         attrs = _settle(draft, command.txid, part, commit=True)
     seq = _answer(draft, command, error)
-    record = Decision(commit, command.session if seq else 0, seq, draft.now)
+    record = Decision(commit, command.session if seq else 0, seq, draft.now, draft.shard)
     draft.put(keys.decision(command.txid), DECISION.encode(record, draft.state.epoch))
     wire = None if error is None else error.to_wire()
     return Decided(commit=commit, error=wire, attrs=attrs, inos=inos if commit else ())
@@ -99,7 +101,7 @@ def finish(draft: Draft, command: TxnFinish) -> Finished:
         part = Intent(Phase.ABORTED, 0, 0, (), (), draft.now)
         _remember(draft, command.txid, part)
         return Finished()
-    if part.phase is not Phase.PREPARED:
+    if part.phase is not Phase.PREPARED or command.token not in {0, part.hlc}:
         return Finished()
     return Finished(attrs=_settle(draft, command.txid, part, commit=command.commit))
 
