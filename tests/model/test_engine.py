@@ -117,9 +117,9 @@ class Model:
         for key, states in self.possible.items():
             if len(states) == 1:
                 (expected,) = states
-                assert (self.value(key) if self.disk.find(segment_of(key[0]), key[1]) else None) == (
-                    expected
-                ), key
+                assert (
+                    self.value(key) if self.disk.find(segment_of(key[0]), key[1]) else None
+                ) == (expected), key
         rows = self.disk.after(b"", 0, 1 << 30, 1 << 62)
         total = self.disk.counts().total
         assert total.fragments == len(rows)

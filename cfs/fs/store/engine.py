@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import lmdb
 
 from cfs.core.errors import CfsError, Corrupt, NoSpace, NotFound, Unavailable
 from cfs.core.ids import SegmentId
-from cfs.core.kv import Store
 from cfs.core.segment.record import (
     TOMBSTONES_MAX,
     Record,
@@ -51,6 +50,7 @@ from cfs.fs.store.jobs import (
     record_of,
     touched_blocks,
 )
+from cfs.fs.store.place import OpenStore
 from cfs.fs.store.recovery import recover
 from cfs.fs.store.volume import VOLUME_BYTES_MAX, VolumeLog
 from cfs.net.ports import WallClock
@@ -60,9 +60,6 @@ RESERVE_SHARE = 100
 """The default reserve is a hundredth of the disk, at least the minimum."""
 FULL_BYTES = 4 << 20
 """Less than the largest fragment above the reserve: the disk is full."""
-
-OpenStore = Callable[[bool], Store]
-"""Open the index's store; True: empty, whatever was there."""
 
 
 class Disk:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Coroutine
 from hashlib import blake2b
 from typing import Any
 
-import msgspec
 import trio
 
 from cfs.core.api.cluster import ClusterMap
@@ -46,12 +45,12 @@ from cfs.core.errors import (
 from cfs.core.ids import CHUNK_ID_BYTES, SEGMENT_ID_BYTES, SegmentId
 from cfs.core.place.group import placement_group_of
 from cfs.core.segment.record import PAYLOAD_BYTES_MAX, aligned, record_length
-from cfs.fs.disk.port import Directory
 from cfs.fs.store.committer import Committer
-from cfs.fs.store.engine import FULL_BYTES, Disk, OpenStore
+from cfs.fs.store.engine import FULL_BYTES, Disk
 from cfs.fs.store.identity import identify
 from cfs.fs.store.index import Entry, IndexDamaged
 from cfs.fs.store.jobs import Buffer, Delete, Put
+from cfs.fs.store.place import DiskPlace
 from cfs.net.handlers import Context, Handler
 from cfs.net.ports import Entropy, Threads, WallClock
 
@@ -60,17 +59,6 @@ QUEUE_BYTES_MAX = 64 << 20
 """Payloads in memory that wait for a disk; beyond it a put is told to come again."""
 LIST_LIMIT_MAX = 10_000
 _NS = 1_000_000_000
-
-
-class DiskPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a disk is: its locked directory and how to open the store of its index.
-
-    `open_store(True)` must give an empty store, whatever was there.
-    """
-
-    name: str
-    directory: Directory
-    open_store: OpenStore
 
 
 class StorageService:
