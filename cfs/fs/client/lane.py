@@ -21,8 +21,26 @@ from typing import Any
 import trio
 
 from cfs.core.api import meta
-from cfs.core.errors import CfsError, DeadlineExceeded, from_wire
+from cfs.core.errors import (
+    CfsError,
+    DeadlineExceeded,
+    Locked,
+    NotLeader,
+    Retryable,
+    SessionExpired,
+    StaleEpoch,
+    Unavailable,
+    from_wire,
+)
 from cfs.fs.client.limits import Limits
+
+OPEN_CODES = frozenset(
+    kind.code for kind in (Retryable, NotLeader, StaleEpoch, Unavailable, Locked, SessionExpired)
+)
+"""Refusals that are no answer: the operation did not take effect, and its number stays open."""
+PAUSE_MIN_S = 0.005
+PAUSE_MAX_S = 0.2
+"""Between attempts at what was refused for the moment."""
 
 Send = Callable[[meta.Mutate], Awaitable[meta.MutateReply]]
 
@@ -144,30 +162,46 @@ class Lane:
             batch = self._take()
             first, acked = self._numbers.take(len(batch))
             self._sent_at[first] = trio.current_time()
+            try:
+                await self._answer(batch, first, acked)
+            finally:
+                self._numbers.answered(first)
+                del self._sent_at[first]
+            if self._sent_at:
+                break
+        self._pump()
+
+    async def _answer(self, batch: list[Waiting], first: int, acked: int) -> None:
+        """Send a batch until every operation of it is answered; a refused rest keeps its numbers."""
+        pause_s = PAUSE_MIN_S
+        done = 0
+        while done < len(batch):
             request = meta.Mutate(
                 shard=self._shard,
                 session=self._session,
-                first_seq=first,
+                first_seq=first + done,
                 acked=acked,
-                ops=tuple(w.op for w in batch),
+                ops=tuple(w.op for w in batch[done:]),
             )
             try:
                 reply = await self._send(request)
             except CfsError as error:
-                for waiting in batch:
+                for waiting in batch[done:]:
                     waiting.error = error
                     waiting.done.set()
-            else:
-                for waiting, result in zip(batch, reply.results, strict=True):
-                    waiting.at = reply.at
-                    waiting.result = result
-                    waiting.done.set()
-            finally:
-                self._numbers.answered(first)
-                del self._sent_at[first]
-            if len(self._sent_at) > 0:
-                break
-        self._pump()
+                return
+            before = done
+            for result in reply.results:
+                if result.error is not None and result.error[0] in OPEN_CODES:
+                    break
+                waiting = batch[done]
+                waiting.at = reply.at
+                waiting.result = result
+                waiting.done.set()
+                done += 1
+            if done < len(batch):
+                pause_s = PAUSE_MIN_S if done > before else min(PAUSE_MAX_S, pause_s * 2)
+                await trio.sleep(pause_s)
 
 
 def _size_of(op: Any) -> int:

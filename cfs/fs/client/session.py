@@ -175,6 +175,8 @@ class Session:
                     _LOG.warning("mutation_repeat", shard=shard, seq=request.first_seq)
                 else:
                     assert isinstance(reply, meta.MutateReply)
+                    if any(r.error and r.error[0] == SessionExpired.code for r in reply.results):
+                        await self._open(state, deadline, state.trust_until, expired=True)
                     return reply
 
         def lane(*, overtake: bool) -> Lane:
@@ -213,7 +215,8 @@ class Session:
                 return
             shard = state.shard
             self._fences.close_shard(shard)
-            held = () if expired else tuple(self._holder.held(shard))
+            first = not state.term_s
+            held = () if expired or first else tuple(self._holder.held(shard))
             if not expired:
                 try:
                     await self._assert(state, held, deadline, renewed=False)
