@@ -1,0 +1,272 @@
+"""Promises of one machine to its host that a cluster under chance would show only rarely."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfs.core.errors import Corrupt, Malformed
+from cfs.core.raft import message as m
+from cfs.core.raft.machine import Machine
+from cfs.core.raft.membership import decode_config, encode_config
+from cfs.core.raft.settings import Settings
+
+THREE = m.Config(voters=(1, 2, 3))
+
+
+def _machine(node: int = 1, *, config: m.Config = THREE, **changes) -> Machine:
+    arguments = {
+        "state": m.HardState(),
+        "snapshot": m.SnapshotMeta(index=0, term=0, config=config),
+        "entries": [],
+        "applied": 0,
+        "settings": Settings(),
+        "seed": node,
+    } | changes
+    return Machine(group=7, node=node, **arguments)
+
+
+def _command(index: int, term: int, data: bytes = b"x") -> m.Entry:
+    return m.Entry(index, term, m.EntryKind.COMMAND, data)
+
+
+def _got(message: m.AnyMessage) -> m.Received:
+    return m.Received(message=message)
+
+
+def _of(effects: list[m.Effect], kind: type):
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def _sent(effects: list[m.Effect], kind: type):
+    return [e for e in effects if isinstance(e, m.Send) and isinstance(e.message, kind)]
+
+
+def _elect(machine: Machine, now_ms: int = 10_000) -> list[m.Effect]:
+    machine.step(m.Tick(now_ms=0))
+    machine.step(m.Tick(now_ms=now_ms))
+    address = {"group": 7, "sender": 2, "receiver": 1}
+    term = machine.term + 1
+    effects = machine.step(_got(m.PreVoteReply(**address, term=term, granted=True)))
+    effects += machine.step(_got(m.VoteReply(**address, term=term, granted=True)))
+    assert machine.role == "candidate", "its own vote is not durable yet"
+    return effects + machine.step(m.Saved(number=_of(effects, m.Save)[-1].number))
+
+
+def _append(previous: tuple[int, int], *entries: m.Entry, term: int = 1, commit: int = 0):
+    return _got(
+        m.Append(
+            group=7,
+            sender=1,
+            receiver=2,
+            term=term,
+            previous_index=previous[0],
+            previous_term=previous[1],
+            entries=entries,
+            commit=commit,
+        )
+    )
+
+
+def test_own_vote_counts_only_once_durable():
+    machine = _machine()
+    effects = _elect(machine)
+    assert machine.role == "leader"
+    assert [s.after_save for s in _sent(effects, m.Vote)] == [False, False]
+    assert _sent(effects, m.Append), "the empty entry goes out at once"
+
+
+def test_single_voter_commits_after_its_own_save():
+    machine = _machine(config=m.Config(voters=(1,)))
+    machine.step(m.Tick(now_ms=0))
+    save = _of(machine.step(m.Tick(now_ms=5000)), m.Save)[0]
+    effects = machine.step_many([m.Saved(number=save.number), m.Propose(token=5, data=b"a")])
+    assert machine.commit == 0
+    number = _of(effects, m.Save)[0].number
+    effects = machine.step_many([m.Read(token=6), m.Saved(number=number)])
+    assert [e.index for e in _of(effects, m.Apply)[0].entries] == [1, 2]
+    assert _of(effects, m.ReadReady) == [m.ReadReady(token=6, index=2)]
+
+
+def test_many_proposals_make_one_save_and_one_append_per_peer():
+    machine = _machine()
+    _elect(machine)
+    address = {"group": 7, "receiver": 1, "term": 1}
+    machine.step_many(
+        [m.Saved(number=2)]
+        + [_got(m.AppendReply(**address, sender=peer, index=1)) for peer in (2, 3)]
+    )
+    effects = machine.step_many([m.Propose(token=t, data=b"d") for t in range(10)])
+    assert len(_of(effects, m.Proposed)) == 10
+    assert [len(save.entries) for save in _of(effects, m.Save)] == [10]
+    appends = _sent(effects, m.Append)
+    assert sorted((s.message.receiver, len(s.message.entries)) for s in appends) == [
+        (2, 10),
+        (3, 10),
+    ]
+    assert max(map(effects.index, appends)) < effects.index(_of(effects, m.Save)[0])
+
+
+def test_follower_acknowledges_and_applies_only_what_is_durable():
+    machine = _machine(2)
+    effects = machine.step_many(
+        [
+            _append((0, 0), _command(1, 1), commit=1),
+            _append((1, 1), _command(2, 1), _command(3, 1), commit=3),
+        ]
+    )
+    save = _of(effects, m.Save)[0]
+    reply = _sent(effects, m.AppendReply)
+    assert [(s.message.index, s.after_save) for s in reply] == [(3, True)]
+    assert effects.index(reply[0]) > effects.index(save)
+    assert not _of(effects, m.Apply)
+    effects = machine.step(m.Saved(number=save.number))
+    assert [e.index for e in _of(effects, m.Apply)[0].entries] == [1, 2, 3]
+
+
+def test_a_save_of_entries_cut_since_does_not_count():
+    machine = _machine(2)
+    first = _of(machine.step(_append((0, 0), _command(1, 1), _command(2, 1))), m.Save)[0]
+    second = _of(machine.step(_append((1, 1), _command(2, 2), term=2)), m.Save)[0]
+    assert (second.truncate_from, [e.index for e in second.entries]) == (2, [2])
+    machine.step(m.Saved(number=first.number))
+    assert machine.durable == 1
+    machine.step(m.Saved(number=second.number))
+    assert machine.durable == 2
+
+
+def test_votes_once_a_term_also_after_a_restart():
+    def ask(machine: Machine, sender: int):
+        vote = m.Vote(group=7, sender=sender, receiver=1, term=4, last_index=0, last_term=0)
+        effects = machine.step_many([m.Tick(now_ms=9000), _got(vote)])
+        return effects, _sent(effects, m.VoteReply)[0]
+
+    machine = _machine()
+    machine.step(m.Tick(now_ms=0))
+    effects, reply = ask(machine, 2)
+    assert reply.message.granted
+    assert reply.after_save
+    saved = _of(effects, m.Save)[0].state
+    assert (saved.term, saved.vote) == (4, 2)
+    machine = _machine(state=saved)
+    machine.step(m.Tick(now_ms=0))
+    assert not ask(machine, 3)[1].message.granted
+    assert ask(machine, 2)[1].message.granted
+
+
+def test_a_restart_keeps_the_promise_of_the_lease():
+    machine = _machine()
+    machine.step(m.Tick(now_ms=0))
+    vote = m.Vote(group=7, sender=2, receiver=1, term=4, last_index=0, last_term=0)
+    assert machine.step_many([m.Tick(now_ms=999), _got(vote)]) == []
+    forced = m.Vote(group=7, sender=2, receiver=1, term=4, last_index=0, last_term=0, transfer=True)
+    assert _sent(machine.step(_got(forced)), m.VoteReply)[0].message.granted
+
+
+def test_heard_while_the_clock_stood_still_counts_from_the_next_tick():
+    machine = _machine(2)
+    machine.step(m.Tick(now_ms=0))
+    machine.step(m.Tick(now_ms=5000))
+    machine.step(_append((0, 0), term=3))
+    machine.step(m.Tick(now_ms=9000))
+    vote = m.Vote(group=7, sender=3, receiver=2, term=4, last_index=9, last_term=9)
+    assert machine.step_many([m.Tick(now_ms=9900), _got(vote)]) == []
+
+
+def test_an_empty_configuration_waits():
+    machine = _machine(2, config=m.Config())
+    for now_ms in range(0, 20_000, 500):
+        assert not _of(machine.step(m.Tick(now_ms=now_ms)), m.Send)
+    assert machine.role == "learner"
+    config = m.Entry(1, 1, m.EntryKind.CONFIG, encode_config(THREE))
+    effects = machine.step(_append((0, 0), config))
+    assert m.ConfigChanged(config=THREE) in effects
+    assert machine.role == "follower"
+    machine.step(_append((0, 0), _command(1, 2), term=2))
+    assert machine.config == m.Config(), "the truncated configuration is out of force"
+
+
+def test_after_a_lost_tail_it_votes_only_once_caught_up():
+    entries = [_command(1, 1)]
+    machine = _machine(2, entries=entries, may_vote=False, state=m.HardState(term=1))
+    for now_ms in range(0, 9000, 1000):
+        assert not _of(machine.step(m.Tick(now_ms=now_ms)), m.Send)
+    beat = m.Beat(group=7, sender=1, receiver=2, term=1, commit=1, round=1)
+    machine.step(_got(beat))
+    assert machine.commit == 0, "the leader may still count what was lost"
+    reply = _sent(machine.step(_append((1, 1), _command(2, 1), commit=2)), m.AppendReply)[0]
+    assert (reply.message.rejected, reply.message.index) == (True, 1)
+    machine.step(_append((1, 1), _command(2, 1), commit=3))
+    assert not machine.may_vote
+    machine.step(_append((2, 1), _command(3, 1), commit=3))
+    assert machine.may_vote
+
+
+def test_a_snapshot_keeps_entries_that_agree_with_it():
+    machine = _machine(2)
+    machine.step(_append((0, 0), *(_command(i, 1) for i in range(1, 6)), commit=2))
+    meta = m.SnapshotMeta(index=3, term=1, config=THREE)
+    assert not machine.accepts_snapshot(meta), "the log has it"
+    effects = machine.step(m.SnapshotRestored(meta=meta, sender=1, term=1))
+    assert [e.index for e in _of(effects, m.Save)[0].entries] == [4, 5]
+    assert (machine.commit, machine.applied, machine.first_index, machine.last_index) == (
+        3,
+        3,
+        4,
+        5,
+    )
+    other = m.SnapshotMeta(index=9, term=2, config=THREE)
+    assert machine.accepts_snapshot(other)
+    effects = machine.step(m.SnapshotRestored(meta=other, sender=1, term=2))
+    assert (machine.first_index, machine.last_index, machine.base) == (10, 9, other)
+    assert _sent(effects, m.AppendReply)[0].message.index == 9
+
+
+def test_log_and_state_that_do_not_belong_together_are_refused():
+    with pytest.raises(Corrupt, match="group 7: the log after 0 has a gap"):
+        _machine(entries=[_command(2, 1)])
+    with pytest.raises(Corrupt, match="applied up to 3"):
+        _machine(entries=[_command(1, 1)], applied=3)
+
+
+def test_messages_of_other_groups_and_receivers_are_ignored():
+    machine = _machine(3)
+    assert not machine.step(_append((0, 0), _command(1, 1)))[2:]
+    assert machine.last_index == 0
+
+
+def test_configuration_entries_are_versioned():
+    config = m.Config(voters=(1, 2), learners=(3,), outgoing=(1,))
+    assert encode_config(config) == b"\x01\x93\x92\x01\x02\x91\x03\x91\x01"
+    assert decode_config(encode_config(config)) == config
+    for data in (b"", b"\x02\x90", b"\x01\xff"):
+        with pytest.raises(Malformed):
+            decode_config(data)
+
+
+def test_reads_and_uncommitted_proposals_are_bounded():
+    machine = _machine(settings=Settings(reads_max=2, uncommitted_bytes_max=100))
+    _elect(machine)
+    effects = machine.step_many([m.Read(token=t) for t in range(3)])
+    assert _of(effects, m.ReadFailed) == [m.ReadFailed(token=2, leader=1)]
+    effects = machine.step_many([m.Propose(token=t, data=bytes(60)) for t in range(3)])
+    assert _of(effects, m.Dropped) == [m.Dropped(token=t, leader=1) for t in (1, 2)]
+
+
+def test_no_lease_after_the_leader_ordered_an_election():
+    machine = _machine()
+    _elect(machine)
+    address = {"group": 7, "receiver": 1, "term": 1}
+    machine.step_many(
+        [m.Saved(number=2)]
+        + [_got(m.AppendReply(**address, sender=peer, index=1)) for peer in (2, 3)]
+        + [_got(m.BeatReply(**address, sender=peer, round=1)) for peer in (2, 3)]
+    )
+    assert machine.lease_holds
+    assert _of(machine.step(m.Read(token=1)), m.ReadReady)
+    assert _sent(machine.step(m.Transfer(peer=2)), m.TimeoutNow)
+    effects = machine.step_many([m.Read(token=2), m.Propose(token=3, data=b"")])
+    assert not _of(effects, m.ReadReady)
+    assert _of(effects, m.Dropped)
+    machine.step(m.Tick(now_ms=11_500))
+    assert _of(machine.step(m.Propose(token=4, data=b"")), m.Proposed), "the transfer is over"
+    assert not machine.lease_holds, "the order may still arrive"
