@@ -19,6 +19,7 @@ For meta nodes
     admin         an operator's commands
     members     brings this node's Raft groups to what the map says
     vault       wrapped secrets: the authority's key and the volume keys
+    office      all of the above, put together for a meta node
     workers     what a background job shows of itself
     ports       what the modules here ask of the Raft host and the connections
 """

@@ -112,7 +112,7 @@ def test_never_out_below_the_domains_the_profile_needs() -> None:
 def test_many_at_once_are_a_network_fault() -> None:
     watch = Watch(*(_record(n) for n in range(1, 9)))
     watch.run(700, 1, 2, 3, 4, 5)
-    assert [s for s in watch.states().values()].count("down") == 3
+    assert list(watch.states().values()).count("down") == 3
     assert "out" not in watch.states().values()
 
 

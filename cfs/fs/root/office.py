@@ -1,0 +1,115 @@
+"""A meta node's share of the root group, put together: one object to run, one table of handlers.
+
+Order of a meta node's start: `bootstrap.start_groups` (first node only), the Raft host, the pool,
+the server with `handlers`, then `run`. Everything a caller outside needs is an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import trio
+
+from cfs.core.api.root import WorkerStatus
+from cfs.fs.root import detector, status, sweep
+from cfs.fs.root.admin import AdminCommands
+from cfs.fs.root.collector import Collector
+from cfs.fs.root.detector import Detector
+from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.led import LedRoot
+from cfs.fs.root.members import Members
+from cfs.fs.root.placer import Placer
+from cfs.fs.root.ports import Calls, Host
+from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.service import RootService
+from cfs.fs.root.status import StatusBuilder
+from cfs.fs.root.sweep import Sweep
+from cfs.fs.root.vault import Vault
+from cfs.fs.root.view import ClusterView
+from cfs.fs.root.workers import Worker
+from cfs.net.ports import Entropy, Threads, WallClock
+from cfs.net.rpc import Handler
+
+
+class Shards(status.Shards, sweep.Shards, Protocol):
+    """Calls to shard leaders: `cfs.fs.meta.leaders.Leaders`."""
+
+
+class RootOffice:
+    """The root service, the leader's workers and the members' reconciler of one meta node."""
+
+    def __init__(
+        self,
+        *,
+        home: NodeDirectory,
+        member: Membership,
+        host: Host,
+        view: ClusterView,
+        calls: Calls,
+        shards: Shards,
+        clock: WallClock,
+        entropy: Entropy,
+        threads: Threads,
+        limits: detector.Limits | None = None,
+    ) -> None:
+        node_id, name = member.node_id, member.name
+        self.workers = {n: Worker(n, name) for n in ("nodes", "placement", "members", "collector")}
+        """More workers of this process may be added; they show in the status while it leads."""
+        self.replica = RootReplica(host, view)
+        self.detector = Detector(limits)
+        self.vault = Vault(home.master_key(), entropy)
+        self.collector = Collector(
+            replica=self.replica,
+            view=view,
+            shards=shards,
+            calls=calls,
+            sweep=Sweep(view=view, shards=shards, calls=calls),
+            worker=self.workers["collector"],
+        )
+        self._led = LedRoot(
+            replica=self.replica,
+            detector=self.detector,
+            placer=Placer(self.replica, self.workers["placement"]),
+            collector=self.collector,
+            directory=home,
+            threads=threads,
+            worker=self.workers["nodes"],
+        )
+        self._members = Members(
+            node_id=node_id, host=host, view=view, worker=self.workers["members"]
+        )
+        service = RootService(
+            replica=self.replica,
+            view=view,
+            vault=self.vault,
+            detector=self.detector,
+            status=StatusBuilder(
+                node_id=node_id,
+                replica=self.replica,
+                view=view,
+                detector=self.detector,
+                shards=shards,
+                workers=self._worker_states,
+            ),
+            admin=AdminCommands(
+                replica=self.replica,
+                vault=self.vault,
+                clock=clock,
+                entropy=entropy,
+                collect=self.collector.wake,
+            ),
+            clock=clock,
+        )
+        self.handlers: Mapping[str, Handler] = service.handlers
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run everything until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.replica.run)
+            await nursery.start(self._led.run)
+            await nursery.start(self._members.run)
+            task_status.started()
+
+    def _worker_states(self) -> list[WorkerStatus]:
+        return [worker.status() for worker in self.workers.values()]
