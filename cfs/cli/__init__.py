@@ -1,0 +1,23 @@
+"""The command line: the only place that wires objects and reads configuration.
+
+One module a command
+    main        the Typer tree, exit codes
+    cluster     cfs cluster init
+    node        cfs node token, cfs node join
+    serve       cfs serve meta, cfs serve storage
+    mount       cfs mount
+    umount      cfs umount
+    status      cfs status
+    up, down    cfs up, cfs down: a whole cluster on this machine
+
+Wiring
+    process       what every process is made of
+    meta_node     a metadata node
+    storage_node  a storage node
+    client_node   a client; `open_files` for programs
+    ask           one question to the root leader
+
+configuration   cfs.toml, typed
+logs            where log lines go
+processes       starting and stopping
+"""

@@ -17,7 +17,8 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
-from cfs.core.meta import commands, queries, read, results
+from cfs.core.errors import Retryable, Unavailable
+from cfs.core.meta import commands, keys, queries, read, results
 from cfs.fs.meta import participant
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -30,6 +31,7 @@ from cfs.net.ports import WallClock
 
 _LOG = structlog.get_logger()
 
+ROOT_SHARD = 0
 LAYOUT_BYTES_MAX = 1 << 20
 """A layout reply's extents and inline bytes."""
 ENTRIES_MAX = 1024
@@ -89,6 +91,8 @@ class MetaService:
         led = self._led.get(shard)
         if led is None or not led[0].group.is_leader:
             raise not_led(shard, self._host.groups.get(group_of(ShardId(shard))))
+        if led[0].group.state.get(keys.STATE) is None:
+            raise Unavailable(f"shard {shard} is being made; try again")
         return led[0]
 
     def shards_led(self) -> list[LedShard]:
@@ -117,7 +121,15 @@ class MetaService:
 
     async def _serve_term(self, led: LedShard, scope: trio.CancelScope) -> None:
         with scope:
-            await led.run(*self._workers)
+            try:
+                if led.group.state.get(keys.STATE) is None:
+                    await led.propose(commands.InitShard(root=led.shard == ROOT_SHARD))
+                await led.run(*self._workers)
+            except Retryable as error:
+                # leadership ended under it, or is about to: `_follow` looks again
+                _LOG.info("shard_term_ended", shard=led.shard, error=str(error))
+                if self._led.get(led.shard, (None,))[0] is led:
+                    del self._led[led.shard]
 
     # --- handlers
 

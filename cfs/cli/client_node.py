@@ -1,0 +1,89 @@
+"""Wires a client: `Files` over a cluster, for a mount or for a program.
+
+async with open_files(Path("/var/lib/cfs/client")) as files:
+    await files.write_file("/hello", b"world")
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from cfs.cli.process import Process
+from cfs.core.api import root
+from cfs.core.data.pipeline import Sealer
+from cfs.fs.client.files import Files
+from cfs.fs.client.limits import Limits
+from cfs.fs.data.fetcher import Fetcher
+from cfs.fs.data.nodes import Nodes
+from cfs.fs.data.uploader import Uploader
+
+
+class ClientNode:
+    """A client of a cluster, not yet started."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files: Files
+        self.process = Process(directory, handlers={"client.recall": self._recall})
+
+    async def start(self, nursery: trio.Nursery) -> Files:
+        """Connect, fetch the volume keys, take a session; the work goes on in `nursery`."""
+        process = self.process
+        section = process.configuration.client
+        await nursery.start(process.pool.run)
+        await nursery.start(process.view.run)
+        nursery.start_soon(process.renew)
+        await process.view.refresh()
+        reply = await process.leader.ask("root.keys", root.GetVolumeKeys(), timeout_s=60)
+        sealer = Sealer(reply.keys, process.view.map.key_version)
+        session = await process.leader.ask(
+            "root.session", root.NewSession(client=process.member.name), timeout_s=60
+        )
+        nodes = Nodes(lambda: process.view.map)
+        uploader = Uploader(
+            pool=process.pool,
+            cluster_map=lambda: process.view.map,
+            sealer=sealer,
+            threads=process.threads,
+            session=lambda: session.session,
+            refresh=process.view.refresh,
+            nodes=nodes,
+            nursery=nursery,
+        )
+        fetcher = Fetcher(
+            pool=process.pool,
+            cluster_map=lambda: process.view.map,
+            sealer=sealer,
+            threads=process.threads,
+            cache_bytes=section.cache_bytes,
+            refresh=process.view.refresh,
+            nodes=nodes,
+        )
+        self.files = Files(
+            pool=process.pool,
+            view=process.view,
+            uploader=uploader,
+            fetcher=fetcher,
+            clock=process.clock,
+            name=process.member.name,
+            limits=Limits(dirty=section.dirty_bytes, flush_age_s=section.flush_s / 2),
+        )
+        await self.files.start(nursery, session=session.session)
+        return self.files
+
+    async def _recall(self, context: object, request: object, payload: object) -> object:
+        return await self.files.on_recall(context, request, payload)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def open_files(directory: Path) -> AsyncIterator[Files]:
+    """Give `Files` of the client enrolled in `directory`; commits everything at the end."""
+    node = ClientNode(directory)
+    async with trio.open_nursery() as nursery:
+        files = await node.start(nursery)
+        yield files
+        await files.close()
+        nursery.cancel_scope.cancel()

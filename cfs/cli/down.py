@@ -1,0 +1,31 @@
+"""`cfs down`: unmount and stop what `cfs up` started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfs.cli import processes
+from cfs.cli.configuration import FILE_NAME
+
+CLIENT_S = 60.0
+NODE_S = 15.0
+
+
+def down(
+    state: Annotated[Path, typer.Option(help="What `cfs up` was given.")] = Path(".state"),
+) -> None:
+    """Unmount, then stop every process of this cluster on this machine."""
+    names = sorted(p.parent.name for p in state.glob(f"*/{FILE_NAME}"))
+    clients = [n for n in names if n.startswith("client")]
+    nodes = [n for n in names if n not in clients]
+    stopped = [n for n in clients if processes.stop(state / n, patience_s=CLIENT_S)]
+    for prefix in ("storage", "meta"):
+        stopped += [
+            n
+            for n in nodes
+            if n.startswith(prefix) and processes.stop(state / n, patience_s=NODE_S)
+        ]
+    typer.echo(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")

@@ -1,0 +1,204 @@
+"""Wires a metadata node: Raft host, shard service, root group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import trio
+
+from cfs.cli.process import VERSION, Process
+from cfs.core.api import root
+from cfs.core.errors import CfsError
+from cfs.core.ids import ROOT_GROUP
+from cfs.core.machine import StateMachine
+from cfs.core.meta.shard import Shard
+from cfs.core.root.machine import RootMachine
+from cfs.fs.data.uploader import Uploader
+from cfs.fs.disk.real import RealDirectory
+from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.meta.host import Host
+from cfs.fs.meta.leaders import Leaders
+from cfs.fs.meta.packer import Packer
+from cfs.fs.meta.peers import PoolSender
+from cfs.fs.meta.service import MetaService
+from cfs.fs.meta.state import State
+from cfs.fs.meta.wal import Wal
+from cfs.fs.root import bootstrap
+from cfs.fs.root.admin import AdminCommands
+from cfs.fs.root.collector import Collector
+from cfs.fs.root.detector import Detector
+from cfs.fs.root.heartbeat import HeartbeatSender
+from cfs.fs.root.led import LedRoot
+from cfs.fs.root.members import Members
+from cfs.fs.root.placer import Placer
+from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.service import RootService
+from cfs.fs.root.status import StatusBuilder
+from cfs.fs.root.sweep import Sweep
+from cfs.fs.root.vault import Vault
+from cfs.fs.root.workers import Worker
+from cfs.net.handlers import Handler
+
+_LOG = structlog.get_logger()
+
+PERMANENT_SESSION_S = 0.5
+
+
+class MetaNode:
+    """A metadata node of a cluster."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = process = Process(directory)
+        node = process.member.node_id
+        self.log = Wal(RealDirectory(directory / "wal"))
+        self.store = LmdbStore(directory / "state", sync=False)
+        self.state = State(self.store)
+        self.host = Host(
+            node=node,
+            log=self.log,
+            state=self.state,
+            machines=self._machine,
+            send=PoolSender(node=node, pool=process.pool),
+            threads=process.threads,
+            seed=int.from_bytes(process.entropy.random_bytes(8), "big"),
+        )
+        self._session = 0
+        uploader = Uploader(
+            pool=process.pool,
+            cluster_map=lambda: process.view.map,
+            sealer=None,
+            threads=process.threads,
+            session=lambda: self._session,
+            refresh=process.view.refresh,
+        )
+        self.packer = Packer(
+            uploader=uploader,
+            clock=process.clock,
+            after_s=process.configuration.meta.pack_after_s,
+        )
+        self.service = MetaService(
+            host=self.host,
+            clock=process.clock,
+            shard_count=lambda: process.view.map.shard_count,
+            workers=(self._pack,),
+        )
+        self.leaders = Leaders(
+            node=node,
+            pool=process.pool,
+            cluster_map=lambda: process.view.map,
+            handlers=self.service.handlers,
+        )
+        self.service.transactions.leaders = self.leaders
+        self._wire_root(node)
+
+    def _wire_root(self, node: int) -> None:
+        process, host = self.process, self.host
+        name = process.member.name
+        self.workers = {
+            kind: Worker(kind, name) for kind in ("members", "placer", "collector", "root")
+        }
+        self.replica = RootReplica(host, process.view)
+        vault = Vault(process.home.master_key(), process.entropy)
+        detector = Detector()
+        sweep = Sweep(view=process.view, shards=self.leaders, calls=process.pool)
+        collector = Collector(
+            replica=self.replica,
+            view=process.view,
+            shards=self.leaders,
+            calls=process.pool,
+            sweep=sweep,
+            worker=self.workers["collector"],
+        )
+        self.root_service = RootService(
+            replica=self.replica,
+            view=process.view,
+            vault=vault,
+            detector=detector,
+            status=StatusBuilder(
+                node_id=node,
+                replica=self.replica,
+                view=process.view,
+                detector=detector,
+                shards=self.leaders,
+                workers=lambda: [w.status() for w in self.workers.values()],
+            ),
+            admin=AdminCommands(
+                replica=self.replica,
+                vault=vault,
+                clock=process.clock,
+                entropy=process.entropy,
+                collect=collector.wake,
+            ),
+            clock=process.clock,
+        )
+        self.led_root = LedRoot(
+            replica=self.replica,
+            detector=detector,
+            placer=Placer(self.replica, self.workers["placer"]),
+            collector=collector,
+            directory=process.home,
+            threads=process.threads,
+            worker=self.workers["root"],
+        )
+        self.members = Members(
+            node_id=node, host=host, view=process.view, worker=self.workers["members"]
+        )
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """Every method a metadata node answers."""
+        return {
+            **self.service.handlers,
+            **self.root_service.handlers,
+            "raft.messages": self.host.on_raft_messages,
+            "raft.snapshot": self.host.on_snapshot_chunk,
+        }
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Serve until cancelled. Raises what makes going on impossible, by name."""
+        process = self.process
+        server = await process.listen(self.handlers)
+        await nursery.start(process.pool.run)
+        await nursery.start(process.view.run)
+        await nursery.start(self.host.run)
+        bootstrap.start_groups(self.host, process.home)
+        await nursery.start(self.replica.run)
+        await nursery.start(self.service.run)
+        await nursery.start(self.led_root.run)
+        await nursery.start(self.members.run)
+        heartbeat = HeartbeatSender(
+            node_id=process.member.node_id,
+            view=process.view,
+            leader=process.leader,
+            started_ms=process.started_ms,
+            version=VERSION,
+            host=self.host,
+            meta_bytes=lambda: (self.log.bytes_used(), self.store.bytes_used()),
+            counters=self.counters,
+        )
+        await nursery.start(heartbeat.run)
+        nursery.start_soon(process.renew)
+        _LOG.info("node_serving", role="meta", host=process.member.host, port=server.port)
+        await server.run()
+
+    def counters(self) -> dict[str, int]:
+        """Give what this process counts."""
+        return {**self.process.counters.snapshot(), "chunks_packed": self.packer.packed_chunks}
+
+    def _machine(self, group: int) -> StateMachine:
+        if group == ROOT_GROUP:
+            return RootMachine()
+        return Shard(self.process.view.map.site, group - 1)
+
+    async def _pack(self, led: object) -> None:
+        while not self._session:
+            try:
+                name = f"packer of {self.process.member.name}"
+                reply = await self.process.leader.ask("root.session", root.NewSession(client=name))
+                self._session = reply.session
+            except CfsError as error:
+                _LOG.info("packer_waits", error=str(error))
+                await trio.sleep(PERMANENT_SESSION_S)
+        await self.packer.run(led)  # type: ignore[arg-type]

@@ -1,0 +1,128 @@
+"""What every CFS process is made of: identity, transport, cluster view, connections.
+
+The role modules (`meta_node`, `storage_node`, `client_node`) add theirs. Wiring happens here and
+there only; everything below is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+import trio
+
+from cfs.cli import logs, processes
+from cfs.cli.configuration import FILE_NAME, Configuration, load
+from cfs.core.api import root
+from cfs.core.errors import CfsError, NotFound
+from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.leader import RootLeader
+from cfs.fs.root.view import ClusterView
+from cfs.net.certificates import make_request, new_key
+from cfs.net.counters import Counters
+from cfs.net.handlers import Handler
+from cfs.net.identity import Identity
+from cfs.net.pool import Pool
+from cfs.net.rpc import Server
+from cfs.net.system import SystemClock, SystemEntropy, TrioThreads
+from cfs.net.tls import TlsTransport
+
+_LOG = structlog.get_logger()
+
+RENEW_LOOK_S = 60.0
+VERSION = version("cfs")
+
+
+class Process:
+    """One process of a cluster, by its node directory."""
+
+    def __init__(self, directory: Path, *, handlers: Mapping[str, Handler] | None = None) -> None:
+        self.directory = directory
+        self.home = NodeDirectory(directory)
+        self.configuration = configuration_of(directory)
+        self.member: Membership = self.home.membership()
+        self.clock = SystemClock()
+        self.entropy = SystemEntropy()
+        self.threads = TrioThreads()
+        self.counters = Counters()
+        self.started_ms = self.clock.time_ns() // 1_000_000
+        self.transport = TlsTransport(self.home.identity(), self.counters)
+        known = self.home.load_map()
+        if known is None:
+            raise NotFound(f"{directory} holds no cluster map; enrol it again")
+        self.view = ClusterView(
+            known, node_id=self.member.node_id, save=self.home.save_map, threads=self.threads
+        )
+        self.pool = Pool(
+            transport=self.transport,
+            resolve=self.view.resolve,
+            name_of=self.view.name_of,
+            epoch=lambda: self.view.epoch,
+            on_epoch=self.view.on_epoch,
+            refused=self.view.refused,
+            handlers=handlers,
+            counters=self.counters,
+        )
+        self.view.attach(self.pool)
+        self.leader = RootLeader(self.pool, self.view)
+
+    async def listen(self, handlers: Mapping[str, Handler]) -> Server:
+        """Bind the node's address. Raises Unavailable when it is taken."""
+        listener = await self.transport.listen(self.member.host, self.member.port)
+        server = Server(
+            listener=listener,
+            handlers=handlers,
+            epoch=lambda: self.view.epoch,
+            on_epoch=self.view.on_epoch,
+            refused=self.view.refused,
+            counters=self.counters,
+        )
+        self.view.watch(lambda _map: server.close_refused())
+        return server
+
+    async def renew(self) -> None:
+        """Renew the certificate at half of its life; for ever."""
+        while True:
+            await trio.sleep(RENEW_LOOK_S)
+            if not self.transport.identity.needs_renewal(self.clock.time_ns() / 1e9):
+                continue
+            try:
+                key = new_key()
+                request = root.RenewCertificate(csr=make_request(key))
+                reply = await self.leader.ask("root.renew", request)
+            except CfsError as error:
+                _LOG.warning("certificate_renew_failed", error=str(error))
+                continue
+            identity = Identity(key, reply.certificate, reply.ca_bundle)
+            await self.threads.run(identity.save, self.home.identity_path)
+            self.transport.reload(identity)
+            _LOG.info("certificate_renewed")
+
+
+def configuration_of(directory: Path) -> Configuration:
+    """Read a node directory's configuration. Raises ConfigurationError."""
+    return load(directory / FILE_NAME)
+
+
+def run_until_signal(
+    directory: Path, main: Callable[[trio.Nursery], Awaitable[None]], *, name: str
+) -> None:
+    """Run `main(nursery)` until SIGTERM or SIGINT; claims the directory, configures logs."""
+    configuration = configuration_of(directory)
+    logs.configure(configuration.log, directory)
+    processes.claim(directory)
+
+    async def supervise() -> None:
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(main, nursery)
+                async for number in signals:
+                    _LOG.info("process_stop", role=name, signal=signal.Signals(number).name)
+                    break
+            nursery.cancel_scope.cancel()
+
+    _LOG.info("process_start", role=name, directory=str(directory), version=VERSION)
+    trio.run(supervise, strict_exception_groups=True)

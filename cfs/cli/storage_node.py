@@ -1,0 +1,55 @@
+"""Wires a storage node: its disks and their service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+import trio
+
+from cfs.cli.process import VERSION, Process
+from cfs.fs.root.heartbeat import HeartbeatSender
+from cfs.fs.store.place import place_on
+from cfs.fs.store.service import StorageService
+
+_LOG = structlog.get_logger()
+
+
+class StorageNode:
+    """A storage node of a cluster."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = process = Process(directory)
+        section = process.configuration.storage
+        disks = [directory / d for d in section.disks] or [directory / "disk"]
+        self.service = StorageService(
+            node_id=process.member.node_id,
+            cluster_id=process.member.cluster_id,
+            disks=[place_on(disk) for disk in disks],
+            threads=process.threads,
+            clock=process.clock,
+            entropy=process.entropy,
+            cluster_map=lambda: process.view.map,
+            reserve_bytes=section.reserve_bytes or None,
+        )
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Serve until cancelled."""
+        process = self.process
+        server = await process.listen(self.service.handlers)
+        await nursery.start(process.pool.run)
+        await nursery.start(process.view.run)
+        await nursery.start(self.service.run)
+        heartbeat = HeartbeatSender(
+            node_id=process.member.node_id,
+            view=process.view,
+            leader=process.leader,
+            started_ms=process.started_ms,
+            version=VERSION,
+            store_stat=self.service.stat,
+            counters=process.counters.snapshot,
+        )
+        await nursery.start(heartbeat.run)
+        nursery.start_soon(process.renew)
+        _LOG.info("node_serving", role="storage", host=process.member.host, port=server.port)
+        await server.run()

@@ -1,0 +1,66 @@
+"""`cfs umount`: unmount, and wait until everything written is stored."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfs.core.errors import DeadlineExceeded, Refused
+
+PATIENCE_S = 90.0
+_POLL_S = 0.05
+
+
+def umount(
+    mountpoint: Annotated[Path, typer.Argument(help="Where it is mounted.")],
+) -> None:
+    """Unmount; everything written is stored when this returns."""
+    unmount(mountpoint)
+    typer.echo(f"unmounted {mountpoint}")
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount and wait for the daemon to commit and end. Raises Refused, DeadlineExceeded."""
+    if not os.path.ismount(mountpoint):
+        raise Refused(f"{mountpoint} is not mounted")
+    daemons = _daemons(mountpoint.absolute())
+    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    done = subprocess.run(  # noqa: S603 - fixed words and a path
+        [*command, str(mountpoint)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(f"{done.stderr.strip() or f'{mountpoint} cannot be unmounted'}")
+    deadline = time.monotonic() + PATIENCE_S
+    while any(Path(f"/proc/{pid}/fd").exists() and _alive(pid) for pid in daemons):
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                f"{mountpoint} is unmounted, but its daemon still stores data; see its log"
+            )
+        time.sleep(_POLL_S)
+
+
+def _daemons(mountpoint: Path) -> list[int]:
+    """Find the processes that serve a mount point, by their command line."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"mount" in words and b"--foreground" in words and os.fsencode(mountpoint) in words:
+            found.append(int(entry.name))
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
