@@ -29,7 +29,7 @@ def change(kv: Writer, changes: list[tuple[bytes, bytes | None]]) -> None:
             kv.put(key, value)
 
 
-def trail(kv: Writer, start: bytes, end: bytes, reverse: bool) -> list[tuple[bytes, bytes]]:
+def trail(kv: Writer, start: bytes, end: bytes, *, reverse: bool) -> list[tuple[bytes, bytes]]:
     """Scan while changing what lies ahead: what is seen must not depend on flushes."""
     seen = []
     for key, value in kv.scan(start, end, reverse=reverse):
@@ -77,15 +77,15 @@ class StateMachine(RuleBasedStateMachine):
 
     @rule(group=GROUPS, changes=CHANGES, start=KEYS, end=KEYS, reverse=st.booleans())
     def scanning_command(
-        self, group: int, changes: list[tuple[bytes, bytes | None]], start: bytes, end: bytes,
+        self, *, group: int, changes: list[tuple[bytes, bytes | None]], start: bytes, end: bytes,
         reverse: bool,
     ) -> None:  # fmt: skip
         state = self.state.groups[group]
         transaction = state.transaction()
         change(transaction, changes)
         change(self.models[group], changes)
-        seen = trail(transaction, start, end, reverse)
-        assert seen == trail(self.models[group], start, end, reverse)
+        seen = trail(transaction, start, end, reverse=reverse)
+        assert seen == trail(self.models[group], start, end, reverse=reverse)
         transaction.commit()
         state.advance(state.applied + 1, 7)
 
@@ -129,7 +129,7 @@ class StateMachine(RuleBasedStateMachine):
             self.models[group].write(pairs.items(), sync=True)
 
     @rule(group=GROUPS, start=KEYS, end=KEYS, reverse=st.booleans())
-    def scan(self, group: int, start: bytes, end: bytes, reverse: bool) -> None:
+    def scan(self, *, group: int, start: bytes, end: bytes, reverse: bool) -> None:
         state = self.state.groups[group]
         expected = list(self.models[group].scan(start, end, reverse=reverse))
         assert list(state.scan(start, end, reverse=reverse)) == expected

@@ -1,7 +1,7 @@
 """One replica of one Raft group, as the services above see it.
 
-Executes what its machine decides: sends, saves, applies, and answers whoever waits. It owns the
-waiters; the host owns the loop, the log and the state that all groups share.
+Executes what its machine decides: sends, saves, applies, and answers whoever waits. The host owns
+the loop, the log and the state that all groups share.
 
 Invariants:
 
@@ -16,12 +16,10 @@ Invariants:
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import outcome
 import trio
 
 from cfs.core.errors import NotLeader, Unavailable
@@ -30,6 +28,7 @@ from cfs.core.raft import message as raft
 from cfs.core.raft.machine import Machine
 from cfs.core.raft.membership import decode_config
 from cfs.fs.meta.state import GroupState
+from cfs.fs.meta.waiters import Waiters
 
 if TYPE_CHECKING:
     from cfs.fs.meta.host import Host
@@ -65,9 +64,7 @@ class Group:
         self._last_save = 0
         self._durable_save = 0
         self._held: list[raft.Entry] = []
-        self._tasks: dict[int, trio.lowlevel.Task] = {}
-        self._proposed: dict[int, tuple[int, int]] = {}
-        self._reads: list[tuple[int, int]] = []
+        self._waiters = Waiters()
         self._watchers: list[Callable[[Group], None]] = []
         self._told: tuple[str, int, int | None] = (machine.role, machine.term, machine.leader)
         self._tick_ms = -(1 << 30)
@@ -121,7 +118,7 @@ class Group:
         """Multiset hash of all records at `applied`, 16 bytes; equal on equal replicas."""
         return self.state.digest
 
-    # --- what services ask
+    # --- what services ask of it
 
     async def propose(self, command: bytes) -> tuple[int, Any]:
         """Replicate a command; give (index, its result) once it is committed and applied here.
@@ -253,7 +250,8 @@ class Group:
 
     def fail_all(self, reason: str) -> None:
         """Answer every waiter Unavailable: this replica goes away."""
-        self._fail_waiters(Unavailable(f"group {self.group}: {reason}"))
+        self._waiters.fail_all(Unavailable(f"group {self.group}: {reason}"))
+        self._progress.unpark_all()
 
     # --- within
 
@@ -261,19 +259,8 @@ class Group:
         if self.removed or self._host.stopped:
             raise Unavailable(f"group {self.group}: this replica is stopping", taken=False)
         token = self._host.next_token()
-        self._tasks[token] = trio.lowlevel.current_task()
         self._push(event_of(token))
-
-        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            self._tasks.pop(token, None)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        return await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def _answer(self, token: int, answer: outcome.Outcome[Any]) -> None:
-        task = self._tasks.pop(token, None)
-        if task is not None:
-            trio.lowlevel.reschedule(task, answer)
+        return await self._waiters.park(token)
 
     def step(self, events: list[raft.Event]) -> None:
         """Give the machine events and do what it decides. Raises what a state machine raises."""
@@ -290,7 +277,7 @@ class Group:
                 if kind is raft.Save:
                     assert isinstance(effect, raft.Save)
                     barrier = self._last_save = effect.number
-                    self._host.save(self, effect)
+                    self._host.writer.save(self, effect)
                 elif barrier:
                     self._defer(barrier, effect)
                 elif kind is raft.Send:
@@ -322,16 +309,16 @@ class Group:
             case raft.Apply():
                 self._apply(effect.entries)
             case raft.Proposed():
-                self._proposed[effect.index] = (effect.term, effect.token)
+                self._waiters.proposals[effect.index] = (effect.term, effect.token)
             case raft.Dropped():
-                self._answer(effect.token, outcome.Error(self._refusal(effect.leader)))
+                self._waiters.refuse(effect.token, self._refusal(effect.leader))
             case raft.ReadReady():
                 if effect.index <= self.state.applied:
-                    self._answer(effect.token, outcome.Value(None))
+                    self._waiters.give(effect.token, None)
                 else:
-                    heapq.heappush(self._reads, (effect.index, effect.token))
+                    self._waiters.await_applied(effect.token, effect.index)
             case raft.ReadFailed():
-                self._answer(effect.token, outcome.Error(self._refusal(effect.leader)))
+                self._waiters.refuse(effect.token, self._refusal(effect.leader))
             case raft.SendSnapshot():
                 self._host.stream(self, effect.peer)
             case raft.RoleChanged() | raft.ConfigChanged():
@@ -344,7 +331,8 @@ class Group:
             self._held += entries
             return
         state = self.state
-        proposed = self._proposed
+        waiters = self._waiters
+        proposals = waiters.proposals
         for entry in entries:
             index = entry.index
             if index <= state.applied:
@@ -359,14 +347,13 @@ class Group:
                 state.advance(index, entry.term, decode_config(entry.data))
             else:
                 state.advance(index, entry.term)
-            if index in proposed:
-                term, token = proposed.pop(index)
+            if index in proposals:
+                term, token = proposals.pop(index)
                 if term == entry.term:
-                    self._answer(token, outcome.Value((index, result)))
+                    waiters.give(token, (index, result))
                 else:
-                    self._answer(token, outcome.Error(self._unknown()))
-        while self._reads and self._reads[0][0] <= state.applied:
-            self._answer(heapq.heappop(self._reads)[1], outcome.Value(None))
+                    waiters.refuse(token, self._unknown())
+        waiters.applied(state.applied)
         self._progress.unpark_all()
         if self._host.state.wants_flush:
             self._host.want_flush()
@@ -381,7 +368,7 @@ class Group:
             self._told = now
             if self.ready or (was[0] == "leader" and (not leads or was[1] != now[1])):
                 self.ready = False
-                self._fail_waiters(self._unknown())
+                self._waiters.fail_taken(self._unknown())
         if leads and not self.ready and self.state.term == now[1] and self.state.applied:
             self.ready = True
             changed = True
@@ -389,16 +376,6 @@ class Group:
             self._progress.unpark_all()
             for callback in list(self._watchers):
                 callback(self)
-
-    def _fail_waiters(self, error: Exception) -> None:
-        tokens = [token for _, token in self._proposed.values()] + [t for _, t in self._reads]
-        self._proposed.clear()
-        self._reads.clear()
-        if self.removed or self._host.stopped:
-            tokens = list(self._tasks)
-        for token in tokens:
-            self._answer(token, outcome.Error(error))
-        self._progress.unpark_all()
 
     def _not_leader(self, leader: int | None) -> NotLeader:
         return NotLeader(f"group {self.group}: ask node {leader}", leader=leader)

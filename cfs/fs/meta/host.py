@@ -35,6 +35,7 @@ from cfs.core.raft.settings import Settings
 from cfs.fs.meta.group import Group
 from cfs.fs.meta.log_writer import LogWriter
 from cfs.fs.meta.peers import Sender
+from cfs.fs.meta.reconcile import last_config, reconcile
 from cfs.fs.meta.snapshot import wipe, wipe_orphans
 from cfs.fs.meta.state import State, meta_key
 from cfs.fs.meta.transfer import Transfers
@@ -47,17 +48,6 @@ __all__ = ["Group", "Host", "LogFailed"]
 TICK_S = 0.05
 FLUSH_S = 0.3
 _MASK = (1 << 64) - 1
-
-
-class _Batch:
-    """Records on their way to the log, whose saves they complete, and who else waits."""
-
-    __slots__ = ("records", "saves", "waiters")
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.saves: dict[Group, int] = {}
-        self.waiters: list[trio.Event] = []
 
 
 class Host:
@@ -89,13 +79,13 @@ class Host:
         """Held by whoever flushes, installs or removes: one at a time changes LMDB's groups."""
         self.stopped = False
         self.nursery: trio.Nursery | None = None
-        self._log = log
+        self.log = log
+        """For its sizes and `torn`; nobody else writes to it."""
         self._machines = machines
         self._seed = seed
-        self._writer = LogWriter(log, self._written, inline=inline_log)
+        self.writer = LogWriter(log, self._written, inline=inline_log)
         self._groups: dict[int, Group] = {}
         self._marked: dict[int, int] = {}
-        self._batch = _Batch()
         self._outbox: dict[int, list[bytes]] = {}
         self._scheduled: list[Group] = []
         self._pump: trio.lowlevel.Task | None = None
@@ -119,7 +109,7 @@ class Host:
         """
         used = {group.slot for group in self.state.groups.values()}
         await self.threads.run(wipe_orphans, self.state.store, used)
-        self._writer.start()
+        self.writer.start()
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
@@ -133,10 +123,10 @@ class Host:
             for group in self._groups.values():
                 group.fail_all("the node is stopping")
             self._transfers.close()
-            self._writer.stop()
+            self.writer.stop()
             if self._failure is None:
                 with trio.CancelScope(shield=True):
-                    self._writer.write_now(self._batch.records)
+                    self.writer.write_rest()
                     await self.flush()
         if self._failure is not None:
             raise self._failure
@@ -151,7 +141,7 @@ class Host:
         config = raft.Config(voters=tuple(sorted(voters)))
         snapshot = raft.SnapshotMeta(index=0, term=0, config=config)
         try:
-            self._writer.write_now([Record(Kind.RESET, group, snapshot)])
+            self.writer.write_now([Record(Kind.RESET, group, snapshot)])
         except LogFailed as error:
             self.fail(error)
             raise
@@ -171,7 +161,7 @@ class Host:
             replica.fail_all("this replica was removed")
             self._marked.pop(group, None)
             with trio.CancelScope(shield=True):
-                await self._write_through(Record(Kind.REMOVE, group, None))
+                await self.writer.write_through(Record(Kind.REMOVE, group, None))
             slot = self.state.groups.pop(group).slot
             self.state.reserved.add(slot)
             store = self.state.store
@@ -182,6 +172,8 @@ class Host:
     def on_raft_messages(self, context: Any, request: RaftMessages, payload: Any) -> Empty:
         """Take in a peer's messages. Raises Malformed."""
         del context, payload
+        if self.nursery is None:
+            return Empty()
         for data in request.messages:
             try:
                 message = raft.decode(data)
@@ -197,7 +189,7 @@ class Host:
         """Take in a piece; the answer to the last one means installed, durably."""
         del context
         group = self._groups.get(request.group)
-        if group is None:
+        if group is None or self.nursery is None:
             raise NotFound(f"group {request.group} has no replica on node {self.node}")
         await self._transfers.receive(group, request, payload)
         return Empty()
@@ -228,28 +220,13 @@ class Host:
         else:
             batch.append(data)
 
-    def save(self, group: Group, save: raft.Save) -> None:
-        """Put a save into the batch that fills."""
-        records = self._batch.records
-        number, entries, cut = group.group, save.entries, save.truncate_from
-        if cut is not None and (not entries or cut < entries[0].index):
-            records.append(Record(Kind.TRUNCATE, number, cut))
-        records.append(Record(Kind.STATE, number, save.state))
-        if entries:
-            records.append(Record(Kind.ENTRIES, number, entries))
-        self._batch.saves[group] = save.number
-
-    def record(self, record: Record) -> None:
-        """Put another record into the batch that fills; it goes with the next one."""
-        self._batch.records.append(record)
-
     def lift_doubt(self, group: Group) -> None:
         """Note that a replica that lost its tail has caught up."""
-        self.record(Record(Kind.DOUBT, group.group, False))
+        self.writer.add(Record(Kind.DOUBT, group.group, False))
 
     def reset_log(self, group: Group, meta: raft.SnapshotMeta) -> None:
         """Restart a group's log after a snapshot; ordered before whatever it saves next."""
-        self.record(Record(Kind.RESET, group.group, meta))
+        self.writer.add(Record(Kind.RESET, group.group, meta))
         self._marked[group.group] = meta.index
 
     def stream(self, group: Group, peer: int) -> None:
@@ -310,14 +287,14 @@ class Host:
             assert self._pump is not None
             trio.lowlevel.reschedule(self._pump)
 
-    def _turn(self, batch: _Batch | None = None) -> None:
-        """Release what waited for `batch`, step every scheduled group, let go what that gave."""
+    def _turn(self, saves: Mapping[Group, int] | None = None) -> None:
+        """Release what waited for `saves`, step every scheduled group, let go what that gave."""
         if self.stopped:
             return
         self._turning = True
         try:
-            if batch is not None:
-                for group, number in batch.saves.items():
+            if saves is not None:
+                for group, number in saves.items():
                     if not group.removed:
                         group.saved(number)
             scheduled, self._scheduled = self._scheduled, []
@@ -336,32 +313,14 @@ class Host:
             outbox, self._outbox = self._outbox, {}
             for node, messages in outbox.items():
                 self.sender.send(node, messages)
-        self._submit()
+        self.writer.submit()
 
-    def _submit(self) -> None:
-        if self._batch.records and not self._writer.busy:
-            batch, self._batch = self._batch, _Batch()
-            self._writer.submit(batch.records, batch)
-
-    def _written(self, batch: _Batch, error: LogFailed | None) -> None:
+    def _written(self, saves: Mapping[Group, int], error: LogFailed | None) -> None:
         """Go on after a batch; trio calls it in the loop, so nothing may be raised."""
         if error is not None:
             self.fail(error)
-            return
-        for waiter in batch.waiters:
-            waiter.set()
-        self._turn(batch)
-
-    async def _write_through(self, record: Record) -> None:
-        """Put a record down after everything before it; durable on return."""
-        if self.nursery is None:
-            self._writer.write_now([record])
-            return
-        written = trio.Event()
-        self.record(record)
-        self._batch.waiters.append(written)
-        self._submit()
-        await written.wait()
+        else:
+            self._turn(saves)
 
     async def _ticking(self) -> None:
         while True:
@@ -380,12 +339,12 @@ class Host:
             except Exception as error:  # noqa: BLE001 - `run` raises it
                 self.fail(error)
                 return
-            pressed = self._log.segment_count > SEGMENTS_MAX
+            pressed = self.log.segment_count > SEGMENTS_MAX
             for group in self._groups.values():
                 self._compact(group, pressed=pressed)
                 if group.holds_entries:
                     group.wake()
-            self._submit()
+            self.writer.submit()
 
     def _compact(self, group: Group, *, pressed: bool) -> None:
         """Let go of log that LMDB covers. `pressed`: more than the machine, so old segments go."""
@@ -397,29 +356,17 @@ class Host:
         mark = flushed if pressed else machine.base
         if mark.index > self._marked[group.group]:
             self._marked[group.group] = mark.index
-            self.record(Record(Kind.MARK, group.group, mark))
+            self.writer.add(Record(Kind.MARK, group.group, mark))
 
     # --- opening
 
     def _open(self) -> None:
-        """Bring log and state together, and start every group."""
-        for number in [g for g in self.state.groups if g not in self._log.replayed]:
-            self.state.store.write([(meta_key(number), None)], sync=True)
-            del self.state.groups[number]
-        for number, replayed in self._log.replayed.items():
-            state = self.state.groups.get(number)
-            if state is None:
-                self.state.create(number, replayed.snapshot.config)
-            elif _log_lacks(replayed, state.flushed):
-                # A snapshot was installed and the log not yet restarted after it.
-                replayed.snapshot, replayed.entries = state.flushed, []
-                self._log.write([Record(Kind.RESET, number, state.flushed)])
+        for number, replayed in reconcile(self.log, self.state).items():
             self._start(number, replayed)
-        self._log.replayed = {}
 
     def _start(self, number: int, replayed: Replayed) -> Group:
         state = self.state.groups[number]
-        voters = replayed.snapshot.config.voters
+        alone = last_config(replayed) == raft.Config(voters=(self.node,))
         machine = Machine(
             group=number,
             node=self.node,
@@ -431,7 +378,7 @@ class Host:
             seed=(self._seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + self.node)
             & _MASK,
             # Alone, nobody else holds what a torn tail may have lost: waiting would help nothing.
-            may_vote=not replayed.doubtful or voters == (self.node,),
+            may_vote=not replayed.doubtful or alone,
         )
         group = Group(self, machine, self._machines(number), state)
         self._groups[number] = group
@@ -441,13 +388,3 @@ class Host:
         if self.nursery is not None:
             group.hear(raft.Tick(now_ms=self.now_ms()))
         return group
-
-
-def _log_lacks(replayed: Replayed, flushed: raft.SnapshotMeta) -> bool:
-    """Tell whether the log does not contain the entry that the state was flushed at."""
-    position = flushed.index - replayed.snapshot.index - 1
-    if position < -1:
-        return False
-    if position == -1:
-        return replayed.snapshot.term != flushed.term
-    return position >= len(replayed.entries) or replayed.entries[position].term != flushed.term

@@ -1,43 +1,61 @@
 """The thread that writes the log: one batch syncs while the event loop fills the next.
 
-A thread of its own, kept alive, costs two lock operations and one wake-up of the loop per batch.
-The loop owns the batch that fills, the thread the one in flight; they meet only in `submit` and
-in the callback, which trio runs in the loop. `write_now` blocks the loop, for rare records whose
-caller must not go on before they are durable.
+A thread of its own, kept alive, costs one queue operation and one wake-up of the loop per batch.
+The loop owns the batch that fills and encodes it; the thread only appends and syncs, so it needs
+the interpreter's lock but briefly. `write_now` blocks the loop, for rare records whose caller must
+not go on before they are durable.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING
 
 import trio
 
-from cfs.core.errors import CfsError
-from cfs.fs.meta.wal import LogFailed, Wal
-from cfs.fs.meta.wal_format import Record
+from cfs.core.raft.message import Save
+from cfs.fs.meta.wal import LogFailed, Prepared, Wal
+from cfs.fs.meta.wal_format import Kind, Record
+
+if TYPE_CHECKING:
+    from cfs.fs.meta.group import Group
+
+
+class _Batch:
+    """Records on their way to the log, whose saves they complete, and who else waits."""
+
+    __slots__ = ("records", "saves", "waiters")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.saves: dict[Group, int] = {}
+        self.waiters: list[trio.Event] = []
 
 
 class LogWriter:
-    """Writes one batch at a time; `done(batch, error)` is called in the loop after each.
+    """Writes one batch at a time; `done(saves, error)` is called in the loop after each.
 
     `inline=True` writes within `submit`, without a thread: for the simulator.
     """
 
     def __init__(
-        self, wal: Wal, done: Callable[[Any, LogFailed | None], None], *, inline: bool = False
+        self,
+        wal: Wal,
+        done: Callable[[Mapping[Group, int], LogFailed | None], None],
+        *,
+        inline: bool = False,
     ) -> None:
         self._wal = wal
         self._done = done
         self._inline = inline
         self._wal_lock = threading.Lock()
-        self._queue: SimpleQueue[tuple[Sequence[Record], Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Prepared, _Batch] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self.busy = False
-        """A batch is in flight."""
+        self._filling = _Batch()
+        self._busy = False
 
     def start(self) -> None:
         """Start the thread; call in the loop."""
@@ -46,15 +64,45 @@ class LogWriter:
             self._thread = threading.Thread(target=self._work, name="meta-log", daemon=True)
             self._thread.start()
 
-    def submit(self, records: Sequence[Record], batch: Any) -> None:
-        """Begin to write; not while busy."""
-        assert not self.busy
-        self.busy = True
-        assert self._token is not None
-        if self._inline:
-            self._token.run_sync_soon(self._ended, batch, self._write(records))
+    def save(self, group: Group, save: Save) -> None:
+        """Put a machine's save into the batch that fills."""
+        records = self._filling.records
+        number, entries, cut = group.group, save.entries, save.truncate_from
+        if cut is not None and (not entries or cut < entries[0].index):
+            records.append(Record(Kind.TRUNCATE, number, cut))
+        records.append(Record(Kind.STATE, number, save.state))
+        if entries:
+            records.append(Record(Kind.ENTRIES, number, entries))
+        self._filling.saves[group] = save.number
+
+    def add(self, record: Record) -> None:
+        """Put another record into the batch that fills."""
+        self._filling.records.append(record)
+
+    def submit(self) -> None:
+        """Begin to write what has filled, unless a batch is in flight: it goes after that."""
+        if self._busy or not self._filling.records or self._token is None:
             return
-        self._queue.put((records, batch))
+        batch, self._filling = self._filling, _Batch()
+        self._busy = True
+        # Held until the batch is down: `write_now` must not come between its two halves.
+        self._wal_lock.acquire()
+        prepared = self._wal.prepare(batch.records)
+        if self._inline:
+            self._token.run_sync_soon(self._ended, batch, self._commit(prepared))
+        else:
+            self._queue.put((prepared, batch))
+
+    async def write_through(self, record: Record) -> None:
+        """Put a record down after everything before it; durable on return.
+
+        Does not return when the log fails: the host stops.
+        """
+        written = trio.Event()
+        self.add(record)
+        self._filling.waiters.append(written)
+        self.submit()
+        await written.wait()
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Write in the caller's thread, after the batch in flight. Raises LogFailed."""
@@ -67,26 +115,38 @@ class LogWriter:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
+        self._token = None
+
+    def write_rest(self) -> None:
+        """Write what has filled and was not submitted; after `stop`. Raises LogFailed."""
+        self.write_now(self._filling.records)
+        self._filling = _Batch()
 
     def _work(self) -> None:
-        assert self._token is not None
+        token = self._token
+        assert token is not None
         while (work := self._queue.get()) is not None:
-            records, batch = work
-            error = self._write(records)
+            prepared, batch = work
+            error = self._commit(prepared)
             try:
-                self._token.run_sync_soon(self._ended, batch, error)
+                token.run_sync_soon(self._ended, batch, error)
             except trio.RunFinishedError:
                 return
 
-    def _write(self, records: Sequence[Record]) -> LogFailed | None:
+    def _commit(self, prepared: Prepared) -> LogFailed | None:
         try:
-            self.write_now(records)
+            self._wal.commit(prepared)
         except LogFailed as error:
             return error
-        except (CfsError, OSError, ValueError, AssertionError) as error:
+        except Exception as error:  # noqa: BLE001 - a dead log thread must not go unnoticed
             return LogFailed(f"the write-ahead log failed: {error!r}")
+        finally:
+            self._wal_lock.release()
         return None
 
-    def _ended(self, batch: Any, error: LogFailed | None) -> None:
-        self.busy = False
-        self._done(batch, error)
+    def _ended(self, batch: _Batch, error: LogFailed | None) -> None:
+        self._busy = False
+        if error is None:
+            for waiter in batch.waiters:
+                waiter.set()
+        self._done(batch.saves, error)

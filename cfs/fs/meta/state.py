@@ -14,6 +14,8 @@ Invariants:
   values as of each step, like `MemoryStore`, whatever has been flushed.
 * `digest` is the sum modulo 2^128 of blake2b-128(u32 key length, key, value) over the records of
   a group, so replicas at equal applied index have equal digests and any order of changes agrees.
+* `get` keeps what it read of LMDB, and what a flush wrote, in two ageing generations; they say
+  what LMDB says, and any overlay hides them.
 * A group's records lie in a *slot*; a snapshot fills a fresh slot, and one transaction points the
   group to it, so a crash leaves the old state or the new one. Slots without a group are wiped.
 
@@ -46,6 +48,10 @@ FLUSH_BYTES = 8 << 20
 """An overlay of this size is flushed without waiting for the interval."""
 FULL_BYTES = 64 << 20
 """Beyond it applying waits for the flush: the disk is slower than the log."""
+CLEAN_BYTES = 32 << 20
+"""Records as LMDB holds them that stay in memory, in two generations: a read of LMDB lets go of the
+interpreter's lock, and with other threads about getting it back took 20 us, not 1 (bench)."""
+_RECORD_OVERHEAD_BYTES = 128
 _META_PREFIX = b"\xff\xff"
 SLOT_MAX = 0xFFFE
 _DIGEST_MASK = (1 << 128) - 1
@@ -86,6 +92,7 @@ class State:
         self.reserved: set[int] = set()
         """Slots that snapshots on their way here fill."""
         self.dirty_bytes = 0
+        self.clean_bytes = 0
         for key, value in store.scan(_META_PREFIX, _META_PREFIX + b"\xff\xff\xff"):
             record = decode_group(value)
             group = int.from_bytes(key[2:], "big")
@@ -143,6 +150,14 @@ class State:
         for group, _, record in self._flushing:
             group.end_flush(record)
         self._flushing = []
+        self.age_clean()
+
+    def age_clean(self) -> None:
+        """Drop the older half of what is kept of LMDB, when it is more than its bound."""
+        if self.clean_bytes > CLEAN_BYTES // 2:
+            self.clean_bytes = 0
+            for group in self.groups.values():
+                group.age_clean()
 
 
 class GroupState:
@@ -163,7 +178,11 @@ class GroupState:
         """What LMDB holds."""
         self.dirty = False
         self._active = Layer()
+        self._active_bytes = 0
+        self._flushing_bytes = 0
         self._flushing: Layer | None = None
+        self._clean: Changes = {}
+        self._clean_old: Changes = {}
 
     @property
     def digest(self) -> bytes:
@@ -179,7 +198,22 @@ class GroupState:
             values = self._flushing.values
             if key in values:
                 return values[key]
-        return self._store.get(self._prefix + key)
+        if key in self._clean:
+            return self._clean[key]
+        if key in self._clean_old:
+            value = self._clean_old[key]
+        else:
+            value = self._store.get(self._prefix + key)
+        self._clean[key] = value
+        state = self._state
+        state.clean_bytes += len(key) + (len(value) if value else 0) + _RECORD_OVERHEAD_BYTES
+        if state.clean_bytes > CLEAN_BYTES // 2:
+            state.age_clean()
+        return value
+
+    def age_clean(self) -> None:
+        """Make the younger half of what is kept of LMDB the older one."""
+        self._clean_old, self._clean = self._clean, {}
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
@@ -220,8 +254,9 @@ class GroupState:
                 delta += record_hash(key, value)
                 size += len(value)
             active.put(key, value)
-            size += len(key) + 128
+            size += len(key) + _RECORD_OVERHEAD_BYTES
         self._digest = self._digest + delta & _DIGEST_MASK
+        self._active_bytes += size
         self._state.dirty_bytes += size
 
     def record(self) -> GroupRecord:
@@ -232,11 +267,15 @@ class GroupState:
         """Swap the overlays."""
         assert self._flushing is None
         self._flushing, self._active = self._active, Layer()
+        self._flushing_bytes, self._active_bytes = self._active_bytes, 0
         self.dirty = False
         return self._flushing
 
     def end_flush(self, record: GroupRecord) -> None:
-        """Drop the overlay that LMDB holds now."""
+        """Keep the overlay as what LMDB holds now."""
+        assert self._flushing is not None
+        self._clean.update(self._flushing.values)
+        self._state.clean_bytes += self._flushing_bytes
         self._flushing = None
         self.flushed = SnapshotMeta(index=record.applied, term=record.term, config=record.config)
 
@@ -244,6 +283,8 @@ class GroupState:
         """Be what a snapshot brought, durable already; both overlays are void."""
         assert self._flushing is None
         self._active = Layer()
+        self._active_bytes = 0
+        self._clean, self._clean_old = {}, {}
         self.dirty = False
         self.slot = record.slot
         self._prefix = _pack_slot(record.slot)

@@ -3,8 +3,9 @@
 Decides what is durable and what of the log may go. `wal_format` owns the bytes.
 
 * `write` puts a batch of records of any groups down in one append and one sync; when it returns
-  they are durable. One thread calls it. If it raises, nothing more may be written: after a failed
-  sync nobody knows what the disk holds, so the log refuses (LogFailed) and the node must stop.
+  they are durable. One thread at a time calls it, or its halves `prepare` and `commit`. If it
+  raises, nothing more may be written: after a failed sync nobody knows what the disk holds, so the
+  log refuses (LogFailed) and the node must stop.
 * Opening replays: per group the hard state, the snapshot mark and the entries after it. Only
   whole batches count. A torn tail is cut and `torn` says so; every replica then carries a durable
   `doubtful` until the host lifts it, because a cut record may have been acknowledged. Damage
@@ -18,11 +19,12 @@ Decides what is durable and what of the log may go. `wal_format` owns the bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from cfs.core.errors import CfsError, Corrupt
-from cfs.core.raft.message import Config, Entry, HardState, SnapshotMeta
+from cfs.core.raft.message import Entry, HardState, SnapshotMeta
 from cfs.fs.disk.port import Directory, File
 from cfs.fs.meta.wal_format import (
     SEGMENT_HEADER_BYTES,
@@ -33,14 +35,13 @@ from cfs.fs.meta.wal_format import (
     parse_segment,
     segment_header,
 )
+from cfs.fs.meta.wal_live import NO_SNAPSHOT, Live
 
 SEGMENT_BYTES = 64 << 20
 SEGMENTS_MAX = 3
 """Segments kept: bounds the disk the log takes and the time a replay takes."""
 COPY_BYTES_MAX = 16 << 20
 """Live entries copied to free a segment; with more than that the segment stays one turn longer."""
-
-NO_SNAPSHOT = SnapshotMeta(index=0, term=0, config=Config())
 
 
 class LogFailed(CfsError):  # noqa: N818 - the tree names failures, not errors
@@ -57,21 +58,11 @@ class Replayed(msgspec.Struct, kw_only=True):
     doubtful: bool = False
 
 
-class _Span(msgspec.Struct):
-    """Live entries `first..last` of a group, in one segment."""
+class Prepared(NamedTuple):
+    """A batch on its way; `parts` is None when it opens a segment and is encoded there."""
 
-    first: int
-    last: int
-    sequence: int
-
-
-class _Live(msgspec.Struct):
-    """What a checkpoint must repeat for a group, and where its entries lie, in index order."""
-
-    state: HardState = HardState()
-    snapshot: SnapshotMeta = NO_SNAPSHOT
-    doubtful: bool = False
-    spans: list[_Span] = []
+    records: Sequence[Record]
+    parts: list[bytes | memoryview] | None
 
 
 class Wal:
@@ -83,7 +74,7 @@ class Wal:
     def __init__(self, directory: Directory, *, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
-        self._live: dict[int, _Live] = {}
+        self._live: dict[int, Live] = {}
         self._sizes: dict[int, int] = {}
         self._file: File | None = None
         self._sequence = 0
@@ -99,17 +90,33 @@ class Wal:
         except OSError as error:
             raise LogFailed(f"the write-ahead log cannot be opened: {error}") from error
 
-    def write(self, records: Sequence[Record]) -> None:
-        """Make a batch durable. Raises LogFailed, then and ever after."""
+    def prepare(self, records: Sequence[Record]) -> Prepared:
+        """Encode a batch for `commit`, which must follow before the next `prepare`.
+
+        Does not block, so that the thread that commits needs the interpreter but briefly.
+        """
+        if self._file is None or self._offset == 0 or self._offset >= self._segment_bytes:
+            return Prepared(records, None)
+        return Prepared(records, self._encode(records, self._offset))
+
+    def commit(self, prepared: Prepared) -> None:
+        """Make a batch durable. Blocks. Raises LogFailed, then and ever after."""
         if self._failed:
             raise LogFailed("the write-ahead log failed before: restart the node")
-        if not records:
-            return
         try:
-            self._write(records)
+            records, parts = prepared
+            if parts is None:
+                self._open_segment(records)
+            else:
+                self._put(parts, records)
         except (OSError, CfsError) as error:
             self._failed = True
             raise LogFailed(f"the write-ahead log failed ({error}): the node must stop") from error
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Prepare and commit a batch; nothing happens when it is empty."""
+        if records:
+            self.commit(self.prepare(records))
 
     def bytes_used(self) -> int:
         """Give the bytes of all segments."""
@@ -128,18 +135,11 @@ class Wal:
 
     # --- writing -------------------------------------------------------------------------------
 
-    def _write(self, records: Sequence[Record]) -> None:
-        doomed: list[int] = []
-        parts: list[bytes | memoryview] = []
-        if self._file is None or self._offset >= self._segment_bytes:
-            self._roll()
-        if self._offset == 0:
-            parts.append(segment_header(self._sequence))
-            checkpoint, doomed = self._checkpoint()
-            records = [*checkpoint, *records]
+    def _encode(self, records: Sequence[Record], offset: int) -> list[bytes | memoryview]:
+        return encode_batch(records, sequence=self._sequence, offset=offset, batch=self._batch)
+
+    def _put(self, parts: list[bytes | memoryview], records: Sequence[Record]) -> None:
         assert self._file is not None
-        offset = self._offset + (SEGMENT_HEADER_BYTES if parts else 0)
-        parts += encode_batch(records, sequence=self._sequence, offset=offset, batch=self._batch)
         self._file.append(parts)
         self._file.sync()
         self._offset += sum(map(len, parts))
@@ -147,6 +147,15 @@ class Wal:
         self._batch += 1
         for record in records:
             self._note(record, self._sequence)
+
+    def _open_segment(self, records: Sequence[Record]) -> None:
+        """Write the first batch of a segment, then remove segments it made superfluous."""
+        if self._file is None or self._offset >= self._segment_bytes:
+            self._roll()
+        checkpoint, doomed = self._checkpoint()
+        records = [*checkpoint, *records]
+        parts = self._encode(records, SEGMENT_HEADER_BYTES)
+        self._put([segment_header(self._sequence), *parts], records)
         if doomed:
             for sequence in doomed:
                 self._directory.remove(_name(sequence))
@@ -208,33 +217,13 @@ class Wal:
 
     def _note(self, record: Record, sequence: int) -> None:
         """Keep account of what is live after a durable record."""
-        kind, group, body = record
-        if kind is Kind.REMOVE:
-            self._live.pop(group, None)
+        if record.kind is Kind.REMOVE:
+            self._live.pop(record.group, None)
             return
-        live = self._live.get(group)
+        live = self._live.get(record.group)
         if live is None:
-            live = self._live[group] = _Live()
-        match kind:
-            case Kind.STATE:
-                live.state = body
-            case Kind.ENTRIES if body:
-                _cut(live.spans, body[0].index)
-                _extend(live.spans, body[0].index, body[-1].index, sequence)
-            case Kind.COPY if body:
-                _move(live.spans, body[0].index, body[-1].index, sequence)
-            case Kind.TRUNCATE:
-                _cut(live.spans, body)
-            case Kind.MARK:
-                live.snapshot = body
-                _drop(live.spans, body.index)
-            case Kind.RESET:
-                live.snapshot = body
-                live.spans.clear()
-            case Kind.DOUBT:
-                live.doubtful = body
-            case _:
-                pass
+            live = self._live[record.group] = Live()
+        live.note(record, sequence)
 
     # --- replay --------------------------------------------------------------------------------
 
@@ -346,43 +335,6 @@ def _replay_record(  # noqa: C901 - one branch a kind
             replay.result.doubtful = body
         case _:
             pass
-
-
-def _cut(spans: list[_Span], start: int) -> None:
-    """Forget everything from index `start` on."""
-    while spans and spans[-1].first >= start:
-        spans.pop()
-    if spans and spans[-1].last >= start:
-        spans[-1].last = start - 1
-
-
-def _drop(spans: list[_Span], index: int) -> None:
-    """Forget everything up to `index`."""
-    gone = 0
-    while gone < len(spans) and spans[gone].last <= index:
-        gone += 1
-    del spans[:gone]
-    if spans and spans[0].first <= index:
-        spans[0].first = index + 1
-
-
-def _extend(spans: list[_Span], first: int, last: int, sequence: int) -> None:
-    if spans and spans[-1].sequence == sequence and spans[-1].last + 1 == first:
-        spans[-1].last = last
-    else:
-        spans.append(_Span(first, last, sequence))
-
-
-def _move(spans: list[_Span], first: int, last: int, sequence: int) -> None:
-    """Note that live entries `first..last`, or what is left of them, now lie in `sequence`."""
-    before = [s for s in spans if s.last < first]
-    after = [s for s in spans if s.first > last]
-    for span in spans:
-        if span.first <= last < span.last:
-            after.insert(0, _Span(last + 1, span.last, span.sequence))
-        if span.first < first <= span.last:
-            before.append(_Span(span.first, first - 1, span.sequence))
-    spans[:] = [*before, _Span(first, last, sequence), *after]
 
 
 def _name(sequence: int) -> str:

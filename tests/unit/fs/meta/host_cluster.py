@@ -18,7 +18,7 @@ from cfs.fs.disk.port import Directory
 from cfs.fs.kv.lmdb_store import LmdbStore
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.state import State
-from cfs.fs.meta.wal import Wal
+from cfs.fs.meta.wal import SEGMENT_BYTES, Wal
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -27,6 +27,13 @@ FAST = Settings(
     heartbeat_ms=60, election_ms_min=250, election_ms_max=500, lease_margin_ms=60,
     log_bytes_max=64 << 10,
 )  # fmt: skip
+
+
+async def until(condition: Callable[[], bool], seconds: float = 8) -> None:
+    """Look again every few milliseconds; fails after `seconds`."""
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - what is looked at has no event
+            await trio.sleep(0.005)
 
 
 class TrioThreads:
@@ -80,7 +87,7 @@ class Node:
         try:
             with self.scope:
                 await host.run(task_status=task_status)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what ended the host is what tests ask
             self.failure = error
         finally:
             self.host = None
@@ -151,22 +158,25 @@ class Cluster:
 
     async def settled(self, group: int = 1) -> list[Group]:
         """Wait until all live replicas applied the same index."""
-        with trio.fail_after(8):
-            leader = await self.leader(group)
-            while len({g.applied for g in self.live(group)} | {leader.last_index}) > 1:
-                await trio.sleep(0.01)
+        leader = await self.leader(group)
+        await until(lambda: {g.applied for g in self.live(group)} == {leader.last_index})
         return self.live(group)
 
 
 @contextlib.asynccontextmanager
 async def running(
-    path: Path, *, groups: tuple[int, ...] = (1,), settings: Settings = FAST, **options: Any
+    path: Path,
+    *,
+    groups: tuple[int, ...] = (1,),
+    settings: Settings = FAST,
+    segment_bytes: int = SEGMENT_BYTES,
+    **options: Any,
 ) -> AsyncIterator[tuple[Cluster, trio.Nursery]]:
     """Run three nodes that all hold `groups`."""
     cluster = Cluster(path, **options)
     async with trio.open_nursery() as nursery:
         for node in cluster.nodes.values():
-            host = await node.start(nursery, settings)
+            host = await node.start(nursery, settings, segment_bytes=segment_bytes)
             for group in groups:
                 host.create(group, tuple(cluster.nodes))
         yield cluster, nursery

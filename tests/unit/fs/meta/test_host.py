@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 from collections.abc import Awaitable, Callable
@@ -11,12 +12,14 @@ import pytest
 import trio
 
 from cfs.core.errors import NotLeader, Unavailable
+from cfs.core.raft.message import SnapshotMeta
 from cfs.fs.disk.memory import MemoryDirectory
 from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.meta.host import Group
 from cfs.fs.meta.snapshot import PIECE_BYTES
 from cfs.fs.meta.state import State, record_hash
-from cfs.fs.meta.wal import LogFailed
-from tests.unit.fs.meta.host_cluster import Cluster, running
+from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Wal
+from tests.unit.fs.meta.host_cluster import Cluster, Node, running, until
 
 Story = Callable[[Path], Awaitable[None]]
 
@@ -179,12 +182,10 @@ async def test_a_torn_tail_keeps_a_replica_from_voting_until_it_caught_up(tmp_pa
         file.truncate(file.size() - 1)
         file.sync()
         host = await node.start(nursery)
-        assert host._log.torn is not None
+        assert host.log.torn is not None
         assert host.groups[1].doubtful
         await cluster.propose(b"b=1")
-        with trio.fail_after(5):
-            while cluster.group(1).doubtful:
-                await trio.sleep(0.01)
+        await until(lambda: not cluster.group(1).doubtful)
         await same_digests(cluster)
         await node.stop()
         await node.start(nursery)
@@ -219,14 +220,10 @@ async def test_an_empty_replica_gets_a_snapshot_in_pieces(tmp_path: Path) -> Non
         for number in range(25):
             await cluster.propose(b"k%02d=" % number + value)
         leader = await cluster.leader()
-        with trio.fail_after(5):
-            while leader.machine.first_index == 1:
-                await trio.sleep(0.02)
+        await until(lambda: leader.machine.first_index > 1)
         assert cluster.pieces == 0
         await leader.change_config((1, 2, 3), (4,))
-        with trio.fail_after(5):
-            while cluster.group(4).applied < leader.applied:
-                await trio.sleep(0.01)
+        await until(lambda: cluster.group(4).applied >= leader.applied)
         assert cluster.pieces >= 3
         await same_digests(cluster)
         leader = await cluster.leader()
@@ -284,5 +281,99 @@ async def test_cancelled_proposals_leave_nothing_behind(tmp_path: Path) -> None:
             with trio.move_on_after(0):
                 await leader.propose(b"a=1")
         await leader.propose(b"b=1")
-        assert leader._tasks == {}
-        assert leader._proposed == {}
+        assert leader._waiters.tasks == {}
+        assert leader._waiters.proposals == {}
+
+
+@story
+async def test_acknowledged_proposals_survive_power_loss_of_all_nodes(tmp_path: Path) -> None:
+    """Kill all nodes in the middle of traffic, again and again; what was answered is there."""
+    async with running(tmp_path) as (cluster, nursery):
+        acknowledged: dict[bytes, int] = {}
+        for life in range(4):
+            leader = await cluster.leader()
+            async with trio.open_nursery() as clients:
+                for number in range(6):
+                    clients.start_soon(_write_until_failure, leader, number, acknowledged)
+                for node in cluster.nodes.values():
+                    for _ in range(40 + 30 * life):
+                        await trio.lowlevel.checkpoint()
+                    assert node.host is not None
+                    node.host.fail(LogFailed("power loss"))
+                    await node.ended.wait()
+                    assert isinstance(node.directory, MemoryDirectory)
+                    node.directory.crash()
+            for node in cluster.nodes.values():
+                await node.start(nursery)
+            leader = await cluster.leader()
+            for key, value in acknowledged.items():
+                assert int(leader.state.get(key) or b"-1") >= value
+            await same_digests(cluster)
+        assert len(acknowledged) == 6
+
+
+async def _write_until_failure(leader: Group, number: int, acknowledged: dict[bytes, int]) -> None:
+    key = b"client%d" % number
+    value = acknowledged.get(key, 0)
+    with contextlib.suppress(Unavailable, NotLeader):
+        while True:
+            value += 1000 if value % 1000 else 1
+            await leader.propose(key + b"=%d" % value)
+            acknowledged[key] = value
+
+
+@story
+async def test_a_crash_between_installing_and_the_logs_restart(tmp_path: Path) -> None:
+    """LMDB already shows the snapshot, the log still ends before it: the state wins."""
+    async with running(tmp_path) as (cluster, nursery):
+        victim = cluster.nodes[3]
+        await cluster.propose(b"early=1")
+        await cluster.settled()
+        await victim.stop()
+        value = b"v" * 20000
+        for number in range(20):
+            await cluster.propose(b"k%02d=" % number + value)
+        leader = await cluster.leader()
+        await until(lambda: leader.machine.first_index > cluster_last(victim))
+        victim_host = await victim.start(nursery)
+        # Everything but the log's restart: its directory fails from here on.
+        fail = victim_host.reset_log
+        installed = trio.Event()
+
+        def reset_log(group: Group, meta: SnapshotMeta) -> None:
+            installed.set()
+            victim_host.fail(LogFailed("power loss"))
+            fail(group, meta)
+
+        victim_host.reset_log = reset_log  # type: ignore[method-assign]
+        await installed.wait()
+        await victim.ended.wait()
+        assert isinstance(victim.directory, MemoryDirectory)
+        victim.directory.crash()
+        again = await victim.start(nursery)
+        assert again.groups[1].state.get(b"k03") == value
+        assert again.groups[1].machine.first_index > 2
+        await cluster.propose(b"late=1")
+        await same_digests(cluster)
+
+
+def cluster_last(node: Node) -> int:
+    """Give the last index in a stopped node's log."""
+    replayed = Wal(node.directory).replayed[1]
+    return replayed.snapshot.index + len(replayed.entries)
+
+
+@story
+async def test_the_log_stays_bounded_with_an_idle_group(tmp_path: Path) -> None:
+    async with running(tmp_path, groups=(1, 2), count=1, segment_bytes=200_000) as (cluster, _):
+        await cluster.propose(b"idle=1", group=2)
+        node = cluster.nodes[1]
+        assert node.host is not None
+        for _ in range(6):
+            for _ in range(20):
+                await cluster.propose(b"big=" + bytes(20_000))
+            await node.host.flush()
+            node.host.want_flush()
+        assert isinstance(node.directory, MemoryDirectory)
+        await until(lambda: node.host.log.segment_count <= SEGMENTS_MAX + 2)
+        assert node.host.log.bytes_used() < 2_400_000
