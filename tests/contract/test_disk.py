@@ -160,6 +160,17 @@ def test_real_append_goes_on_after_short_writes(tmp_path: Path, monkeypatch):
     assert file.pread(0, 99) == b"abcdefghijklm"
 
 
+def test_real_files_read_at_once_what_is_cached(tmp_path: Path):
+    file = RealDirectory(tmp_path).open("log", create=True)
+    file.append([b"x" * 9000])
+    file.sync()
+    assert file.pread_now(5, 100) == b"x" * 100
+    assert file.pread_now(8990, 100) is None
+    file.forget(0, 9000)
+    assert file.pread_now(5, 100) in (None, b"x" * 100)
+    assert file.pread(5, 100) == b"x" * 100
+
+
 # --- the memory twin's faults ------------------------------------------------------------------
 
 

@@ -81,6 +81,10 @@ class RealFile:
                 raise
         return None
 
+    def forget(self, offset: int, length: int) -> None:
+        """Let the page cache give up synced bytes: their memory serves the next writes."""
+        os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+
     def sync(self) -> None:
         """See the port."""
         os.fdatasync(self._descriptor)

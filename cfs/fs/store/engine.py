@@ -362,6 +362,7 @@ class Disk:
     def _sync_or_cut(self, began: tuple[int, int]) -> None:
         try:
             self._log.sync()
+            self._log.release()
         except OSError:
             # Nothing of the group is answered; without it the next open sees only what is durable.
             self._log.cut(began[1] if began[0] == self._log.active else 0)

@@ -19,9 +19,11 @@ read that meets a closing file opens it again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from cfs.core.errors import NotFound
@@ -37,11 +39,29 @@ VOLUME_BYTES_MAX = 1 << 30
 OPEN_FILES_MAX = 256
 """Under the usual limit of 1,024 descriptors with three disks in a process."""
 
+CACHE_BYTES = 128 << 20
+"""Newest bytes of a disk left in the page cache. Where memory is new to the machine (a virtual one
+whose host takes free pages back) filling it costs 2,300 us/MiB against 220 for pages used before:
+writes ran at 355 and at 1,616 MiB/s."""
+
+_RUN_BYTES = 4 << 20
+_Forget = Callable[[int, int], None]
 _ReadNow = Callable[[int, int], bytes | bytearray | None]
 
 _NAME = re.compile(r"(\d{8})\.volume")
 _ZEROES = bytes(4096)
 _READ_ATTEMPTS = 4
+
+
+class _Run:
+    """Bytes of a volume that the page cache was left with."""
+
+    __slots__ = ("length", "offset", "volume")
+
+    def __init__(self, volume: int, offset: int, length: int) -> None:
+        self.volume = volume
+        self.offset = offset
+        self.length = length
 
 
 class VolumeLog:
@@ -57,6 +77,8 @@ class VolumeLog:
         self._files: dict[int, File] = {}
         self._lock = threading.Lock()
         self._allocated: dict[int, int] = {}
+        self._cached: deque[_Run] = deque()
+        self._cached_bytes = 0
         found = (_NAME.fullmatch(name) for name in directory.names())
         self._numbers = {int(match[1]) for match in found if match}
         if not self._numbers:
@@ -97,6 +119,7 @@ class VolumeLog:
         if began != self.end:
             self.broken = True
             raise OSError(errno.EIO, f"volume {self.active} ends at {began}, not {self.end}")
+        self._remember(self.end, offset - self.end)
         self.end = offset
         return places
 
@@ -121,6 +144,17 @@ class VolumeLog:
     def sync(self, volume: int | None = None) -> None:
         """Make what was appended to (or punched in) a volume durable; by default the active one."""
         self._file(self.active if volume is None else volume).sync()
+
+    def release(self) -> None:
+        """Let the page cache give up all but the newest `CACHE_BYTES` of what was synced."""
+        while self._cached_bytes > CACHE_BYTES:
+            run = self._cached.popleft()
+            self._cached_bytes -= run.length
+            file = self._files.get(run.volume)
+            forget: _Forget | None = getattr(file, "forget", None)
+            if forget is not None:
+                with contextlib.suppress(OSError):  # the kernel may keep what it likes
+                    forget(run.offset, run.length)
 
     def read(self, volume: int, offset: int, length: int) -> bytes:
         """Read; short past the end. Raises NotFound when the volume is gone, OSError."""
@@ -182,6 +216,14 @@ class VolumeLog:
             self._files.clear()
         for file in files:
             file.close()
+
+    def _remember(self, offset: int, length: int) -> None:
+        self._cached_bytes += length
+        last = self._cached[-1] if self._cached else None
+        if last is not None and last.volume == self.active and last.length < _RUN_BYTES:
+            last.length = offset + length - last.offset
+        else:
+            self._cached.append(_Run(self.active, offset, length))
 
     def _roll(self) -> None:
         self.sync()
