@@ -46,7 +46,6 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> set[str]:
         """Give libfuse's options."""
         words = {"default_permissions", f"fsname={self.name}", "subtype=cfs", "nosuid", "nodev"}
-        words.add(f"max_read={REQUEST_BYTES}")
         if os.geteuid() == 0:
             words -= {"nosuid", "nodev"}
             words |= {"suid", "dev"}
