@@ -2,9 +2,9 @@
 
 A leaf certificate carries one URI, `cfs://<cluster id, hex>/<role>/<name>`, in its subject
 alternative name; nothing else in it is trusted. Nodes (meta, storage) may serve and call, all other
-roles may only call: their extended key usage says so, and TLS enforces it. Keys are ECDSA P-256
-(mutual TLS 1.3 handshakes measured against Ed25519: see docs/decisions). Serial numbers are 62
-random bits, so that they fit every message.
+roles may only call: their extended key usage says so, and TLS enforces it. Keys are ECDSA P-256:
+a mutual TLS 1.3 handshake takes 0.62 ms of CPU on each side, and as much with Ed25519 (one run, one
+core). Serial numbers are 62 random bits, so that they fit every message.
 
 Rotation: a bundle holds the old and the new authority, the new one issues, and once every leaf was
 renewed the old one leaves the bundle. A leaf is renewed at half of its life.

@@ -8,6 +8,7 @@ shortened before it is tried again (TLS has its record ready by then).
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -29,11 +30,17 @@ GATHER_BYTES = 64 << 10
 JOIN_BYTES_MAX = 16 << 10
 """Longer parts are sent as they are: copying them would cost more than a send."""
 
+PROGRESS_BYTES = 64 << 10
+"""A send of at least this, taken by the kernel, shows a peer that reads, if over a slow link."""
+
 SendNow = Callable[[Buffer], int]
 
 
 class Outbox:
-    """Queue and writer. `failed` is called once, with the error, when sending fails."""
+    """Queue and writer. `failed` is called once, with the error, when sending fails.
+
+    `last_progress` is the trio time at which much was last taken from a backlog.
+    """
 
     def __init__(self, connection: Connection, failed: Callable[[Unavailable], None]) -> None:
         self._connection = connection
@@ -46,6 +53,7 @@ class Outbox:
         self._room = trio.lowlevel.ParkingLot()
         self.bytes_queued = 0
         self.corked = False
+        self.last_progress = -math.inf
 
     @property
     def full(self) -> bool:
@@ -114,6 +122,8 @@ class Outbox:
                     await self._connection.send(batch)  # others push meanwhile: they queue
                     self._sending = False
                     self._release(size)
+                    if size >= PROGRESS_BYTES:
+                        self.last_progress = trio.current_time()
                 self._writer = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
         except Unavailable as error:

@@ -277,7 +277,8 @@ class Peer:
         """Expire calls at their deadlines, ping a silent peer, give up one that stays silent."""
         calls, receiver = self._calls, self._receiver
         while self._error is None:
-            look = self._silence.next_look(receiver.last_heard, calls.busy_since)
+            heard = max(receiver.last_heard, self._outbox.last_progress)
+            look = self._silence.next_look(heard, calls.busy_since)
             self._watch_scope = trio.CancelScope(deadline=min(look, calls.earliest_deadline))
             with self._watch_scope as scope:
                 await trio.sleep_forever()
@@ -286,7 +287,8 @@ class Peer:
                 self._outbox.push(encode(_CANCEL, request=request_id))
                 name = BY_NUMBER[call.method].name
                 calls.fail(call, DeadlineExceeded(f"{name}: {self.name} did not answer in time"))
-            match self._silence.judge(now, scope.deadline, receiver.last_heard, calls.busy_since):
+            heard = max(receiver.last_heard, self._outbox.last_progress)
+            match self._silence.judge(now, scope.deadline, heard, calls.busy_since):
                 case Verdict.PING:
                     self._outbox.push(encode(_PING, epoch=self._service.epoch()))
                 case Verdict.GIVE_UP:

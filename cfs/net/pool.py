@@ -34,18 +34,20 @@ _SERVING = ("meta", "storage")
 class _Link:
     """One connection to a node: there, being made, or known dead until `retry_at`."""
 
-    __slots__ = ("address", "backoff_s", "changed", "connecting", "error", "peer", "posts",
-                 "retry_at")  # fmt: skip
-
     def __init__(self) -> None:
         self.peer: Peer | None = None
         self.connecting = False
         self.changed = trio.Event()
-        self.error = ""
+        self.error = "the connection was lost"
+        self.refused = False
         self.retry_at = 0.0
         self.backoff_s = BACKOFF_S_MIN
         self.address: tuple[str, int] | None = None
         self.posts: list[tuple[str, Any, Buffer]] = []
+
+    def unavailable(self, node: int) -> Unavailable:
+        """Say why there is no connection. A refusal is final for this node, not for its peers."""
+        return Unavailable(f"node {node}: {self.error}", node=node, refused=self.refused)
 
 
 class Pool:
@@ -96,7 +98,8 @@ class Pool:
     ) -> tuple[Any, Received]:
         """Call a node, connecting on demand.
 
-        Raises what `Peer.call` raises, and Unavailable at once while the node is known dead.
+        Raises what `Peer.call` raises, and Unavailable at once while the node is known dead;
+        `detail["refused"]` tells that it would not have us (or we it).
         """
         link = self._links.get((node, method in BULK_METHODS))
         if link is not None and link.peer is not None and link.peer.alive:
@@ -171,7 +174,7 @@ class Pool:
                 await link.changed.wait()
             if link.peer is not None and link.peer.alive:
                 return link.peer
-            raise Unavailable(f"node {node}: {link.error or 'the connection was lost'}", node=node)
+            raise link.unavailable(node)
         raise DeadlineExceeded(f"node {node}: no connection in time")
 
     def _start(self, node: int, bulk: bool, link: _Link) -> None:  # noqa: FBT001
@@ -186,7 +189,7 @@ class Pool:
         if address != link.address:
             link.address, link.retry_at, link.backoff_s = address, 0.0, BACKOFF_S_MIN
         if trio.current_time() < link.retry_at:
-            raise Unavailable(f"node {node}: {link.error}", node=node)
+            raise link.unavailable(node)
         link.connecting = True
         link.changed = trio.Event()
         self._nursery.start_soon(self._keep, node, bulk, link, address)
@@ -199,6 +202,7 @@ class Pool:
             link.backoff_s = BACKOFF_S_MIN
         except CfsError as error:
             link.error = str(error)
+            link.refused = isinstance(error, Refused)
             link.retry_at = trio.current_time() + link.backoff_s
             link.backoff_s = min(2 * link.backoff_s, BACKOFF_S_MAX)
             link.posts.clear()

@@ -27,9 +27,10 @@ class Verdict(enum.Enum):
 
 
 class Silence:
-    """Judges one peer. `heard`: when bytes last came; `busy_since`: when it began to owe, or None.
+    """Judges one peer.
 
-    All times are seconds on one monotonic clock.
+    `heard`: when bytes last came, or a backlog to it last shrank. `busy_since`: when it began to
+    owe answers, or None. All times are seconds on one monotonic clock.
     """
 
     def __init__(self) -> None:

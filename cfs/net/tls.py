@@ -3,6 +3,10 @@
 The peer is whoever its certificate says (`cfs.net.certificates`), of our cluster, or the connection
 does not come about. A handshake has 5 s and a task of its own; at most `HANDSHAKES_MAX` run at
 once, and beyond that the oldest is dropped, so that peers that hang cost nothing.
+
+The sockets are driven directly because that is fastest: 2.1 GB/s one way at 0.5 s of CPU per GiB on
+each side, against 1.4 to 1.8 GB/s at 0.55 to 0.65 s through memory BIOs, and 0.85 GB/s at 0.8 and
+1.2 s with `trio.SSLStream` (1 MiB messages, two processes on loopback, one run each).
 """
 
 from __future__ import annotations

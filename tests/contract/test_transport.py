@@ -164,8 +164,7 @@ def test_sending_to_one_who_left_fails(make):
     async def story(client, server):
         server.close()
         with pytest.raises(Unavailable):
-            for _ in range(1000):
-                await client.send([bytes(100_000)])
+            await client.send([bytes(100_000)] * 1000)
 
     with_pair(make, story)
 

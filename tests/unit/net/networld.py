@@ -93,6 +93,13 @@ class World:
         raise NotFound("no such name", name=request.name)
 
 
+async def until(condition, limit_s=8):
+    """Wait for what another task, or the network, is about to bring."""
+    with trio.fail_after(limit_s):
+        while not condition():  # noqa: ASYNC110 - there is no event in the product to wait for
+            await trio.sleep(0.001)
+
+
 @asynccontextmanager
 async def running(make, world, **pool_options):
     """Give `(server, pool)`; node 1 is the server."""

@@ -17,6 +17,7 @@ from networld import (
     running,
     statfs,
     tls_make,
+    until,
 )  # fmt: skip
 
 from cfs.core.api import meta
@@ -102,13 +103,11 @@ def test_closed_by_name_and_counted(make, name):
                     bad.close()
                 else:
                     await read_to_end(bad)
-                while not server.counters.get(f"connection_{reason}"):
-                    await trio.sleep(0.001)
+                await until(lambda: server.counters.get(f"connection_{reason}"))
                 assert server.counters.get(f"connection_{reason}") == 1
                 await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
                 assert len(world.connects) == 1
-                while len(server.peers) != 1:
-                    await trio.sleep(0.001)
+                await until(lambda: len(server.peers) == 1)
 
     trio.run(main)
 
@@ -221,8 +220,7 @@ def test_bad_certificates_are_refused(who):
                 transport = server._listener._transport
                 bad_pool_call = await _try(TlsTransport(who()), server.port)
                 assert isinstance(bad_pool_call, CfsError)
-                while not transport.counters.get("handshake_refused"):
-                    await trio.sleep(0.001)
+                await until(lambda: transport.counters.get("handshake_refused"))
                 await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
 
     trio.run(main)
@@ -299,8 +297,7 @@ def test_hanging_and_garbage_handshakes_cost_nothing(monkeypatch):
                 hanging = [socket.create_connection((HOST, server.port)) for _ in range(10)]
                 hanging[-1].send(b"GET / HTTP/1.0\r\n\r\n" * 50)
                 await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
-                while counters.get("handshake_timeout") < 9:
-                    await trio.sleep(0.01)
+                await until(lambda: counters.get("handshake_timeout") >= 9)
                 assert counters.get("handshake_failed") == 1
                 assert counters.get("handshake_crowded") >= 4
                 assert not server._listener._handshakes

@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from networld import AUTHORITY, HOST, NOW_S, World, identity, running, statfs
+from networld import AUTHORITY, HOST, NOW_S, World, identity, running, statfs, until
 
 from cfs.core.errors import CfsError, Corrupt, Malformed, NotFound, Refused
 from cfs.net.certificates import (
@@ -44,7 +44,7 @@ def test_serials_differ():
     assert len({identity("client", "c").subject.serial for _ in range(10)}) == 10
 
 
-@pytest.mark.parametrize("role, name", [("client", ""), ("a/b", "n"), ("client", "n" * 256)])
+@pytest.mark.parametrize(("role", "name"), [("client", ""), ("a/b", "n"), ("client", "n" * 256)])
 def test_bad_names_are_refused(role, name):
     with pytest.raises(Malformed):
         AUTHORITY.issue(make_request(new_key()), role=role, name=name, now_s=NOW_S)
@@ -125,8 +125,7 @@ def test_a_renewed_identity_is_used_without_restart():
             await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
             assert {peer.serial for peer in server.peers} == {before}
             pool.disconnect(1, "to see the new one")
-            while server.peers:
-                await trio.sleep(0.001)
+            await until(lambda: not server.peers)
             await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
             (after,) = (peer.serial for peer in server.peers)
             assert after == transports["client"].identity.subject.serial != before
@@ -148,7 +147,7 @@ def test_an_identity_survives_its_directory(tmp_path):
 
 
 def test_an_unsafe_or_missing_identity_is_named(tmp_path):
-    with pytest.raises(NotFound, match="identity.pem"):
+    with pytest.raises(NotFound, match="identity"):
         Identity.load(tmp_path)
     identity("client", "c").save(tmp_path)
     (tmp_path / "identity.pem").chmod(0o640)
@@ -185,7 +184,7 @@ def test_a_token_speaks_tls_and_may_ask_nothing_else():
 
     async def main():
         async with running(make, World()) as (server, pool):
-            with pytest.raises(Refused, match="role enrol may not call meta.statfs"):
+            with pytest.raises(Refused, match="role enrol may not call"):
                 await pool.call_address(HOST, server.port, "meta.statfs", statfs(), timeout_s=5)
 
     trio.run(main)

@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from networld import World, getxattr, memory_make, running, statfs, tls_make
+from networld import World, getxattr, memory_make, running, statfs, tls_make, until
 
 from cfs.core.api import meta
 from cfs.core.api.store import GetFragment, PutFragment
@@ -82,7 +82,7 @@ def test_errors_cross_the_wire(make):
 
 def test_a_bug_in_a_handler_fails_only_that_call(make):
     async def story(_world, server, pool):
-        with pytest.raises(CfsError, match="store.get failed at the server"):
+        with pytest.raises(CfsError, match="failed at the server"):
             await pool.call(1, "store.get", GetFragment(segment=b"", index=0), timeout_s=5)
         assert server.counters.get("handler_bug") == 1
         await pool.call(1, "store.put", PUT, timeout_s=5)
@@ -158,11 +158,9 @@ def test_cancelling_a_call_cancels_the_handler(make):
     async def story(world, _server, pool):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: pool.call(1, "meta.getxattr", getxattr(3), timeout_s=50))
-            while not world.started:
-                await trio.sleep(0.001)
+            await until(lambda: world.started)
             nursery.cancel_scope.cancel()
-        while not world.cancelled:
-            await trio.sleep(0.001)
+        await until(lambda: world.cancelled)
         assert world.cancelled == [3]
         assert pool.peer(1).pending_count == 0
         await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
@@ -178,12 +176,10 @@ def test_closing_fails_calls_and_cancels_handlers(make):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(one)
-            while not world.started:
-                await trio.sleep(0.001)
+            await until(lambda: world.started)
             for peer in list(server.peers):
                 peer.close("the test says so")
-        while world.cancelled != [4] or world.disconnects != [1]:
-            await trio.sleep(0.001)
+        await until(lambda: world.cancelled == [4] and world.disconnects == [1])
 
     play(make, story)
 

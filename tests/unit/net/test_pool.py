@@ -3,7 +3,7 @@
 import pytest
 import trio
 import trio.testing
-from networld import HOST, World, getxattr, memory_make, running, statfs, tls_make
+from networld import HOST, World, getxattr, memory_make, running, statfs, tls_make, until
 
 from cfs.core.api.store import PutFragment
 from cfs.core.errors import DeadlineExceeded, Refused, Unavailable
@@ -80,8 +80,7 @@ def test_a_lost_connection_is_made_again(make):
         await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
         for peer in list(server.peers):
             peer.close("lost")
-        while pool.peer(1) is not None:
-            await trio.sleep(0.001)
+        await until(lambda: pool.peer(1) is None)
         await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
         assert world.connects == [1, 1]
         assert world.disconnects == [1]
@@ -144,12 +143,10 @@ def test_posts_wait_for_the_connection_they_ask_for(make):
     async def story(world, _server, pool, _transport):
         for n in range(10):
             pool.post(1, "meta.getxattr", getxattr(n))
-        while len(world.started) < 10:
-            await trio.sleep(0.001)
+        await until(lambda: len(world.started) == 10)
         assert sorted(ino for ino, _ in world.started) == list(range(10))
         pool.post(1, "meta.getxattr", getxattr(10))
-        while len(world.started) < 11:
-            await trio.sleep(0.001)
+        await until(lambda: len(world.started) == 11)
 
     play(make, story)
 
@@ -160,8 +157,7 @@ def test_an_address_may_be_called_without_a_map(make):
             HOST, server.port, "meta.statfs", statfs(5), b"abc", timeout_s=5
         )
         assert (reply.inodes, payload) == (5, b"abc")
-        while server.peers:
-            await trio.sleep(0.001)
+        await until(lambda: not server.peers)
         assert world.connects == []
         with pytest.raises(Unavailable):
             await pool.call_address(HOST, 1, "meta.statfs", statfs(), timeout_s=5)
@@ -195,7 +191,6 @@ def test_disconnect_closes_both(make):
         await pool.call(1, "store.put", PUT, timeout_s=5)
         pool.disconnect(1, "it is out")
         assert pool.peer(1) is None
-        while server.peers:
-            await trio.sleep(0.001)
+        await until(lambda: not server.peers)
 
     play(make, story)
