@@ -81,9 +81,9 @@ class Cache:
         """Give the node of an inode, making it."""
         node = self._nodes.get(ino)
         if node is None:
+            if len(self._nodes) >= self._limits.nodes:
+                self._shrink()  # before: the new one must not go
             node = self._nodes[ino] = Node(ino)
-            if len(self._nodes) > self._limits.nodes:
-                self._shrink()
         return node
 
     def peek(self, ino: int) -> Node | None:

@@ -205,8 +205,12 @@ class Contents(Names):
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         """Give up to `length` bytes from `offset`; fewer only at the end of the file."""
         file = self.handle(fh).file
-        for last in (False, True):
+        missing = 0
+        while True:
+            seen = file.changes
             tiles, attr = await self._tiles(file, offset, offset + length)
+            if file.changes != seen:
+                continue  # what was dirty may be in neither: committed after the shard answered
             size = file.view(attr).size
             stop = min(offset + length, size)
             if stop <= offset:
@@ -215,7 +219,8 @@ class Contents(Names):
             try:
                 data = await self._assemble(tiles, offset, stop, pieces)
             except NotFound:
-                if last:
+                missing += 1
+                if missing > 1:
                     raise
                 file.tiles_epoch = -1  # packed or compacted meanwhile: ask where the bytes are now
             else:
@@ -376,6 +381,7 @@ class Contents(Names):
             attr = result.attrs[0]
             client.cache.learn_change(attr, token)
         if file is not None:
+            file.changed(attr)
             if op.mtime_ns is not None:
                 file.mtime_ns = op.mtime_ns
             if op.atime_ns is not None:

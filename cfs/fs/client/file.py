@@ -35,10 +35,10 @@ class File:
     """State of an inode that is open, dirty, or write-leased."""
 
     __slots__ = (
-        "acquiring", "ahead_until", "atime_ns", "base_version", "dirty", "dirty_since", "error",
+        "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since", "error",
         "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
         "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch",
-        "tiles_start", "window",
+        "tiles_start", "version", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -53,6 +53,10 @@ class File:
         self.mtime_ns = 0
         self.atime_ns = 0
         self.base_version = 0
+        self.version = 0
+        """Of the newest attributes that an own commit or size change was answered with."""
+        self.changes = 0
+        """Own commits and size changes so far: a reply that crossed one may be of before it."""
         self.dirty_since = 0.0
         self.flush_after = 0.0
         self.flush_lock = trio.Lock()
@@ -95,12 +99,18 @@ class File:
             self.size = attr.size
             self.mtime_ns = attr.mtime_ns
         self.base_version = attr.data_version
+        self.version = max(self.version, attr.version)
         return not lost
 
     def fail(self, error: CfsError) -> None:
         """Remember an error that lost bytes; every open file reports it once."""
         self.error = error
         self.error_count += 1
+
+    def changed(self, attr: Attr) -> None:
+        """Note the answer to an own commit or change of attributes."""
+        self.changes += 1
+        self.version = max(self.version, attr.version)
 
     # --- attributes
 
@@ -194,6 +204,7 @@ class File:
     def committed(self, new: list[Extent], attr: Attr) -> None:
         """Lay committed extents over those known."""
         self.base_version = attr.data_version
+        self.changed(attr)
         if self.tiles_epoch != self.node.epoch:
             return
         if self.tiles_start or (self.tiles and self.tiles_end < extents.end_of(self.tiles)):

@@ -98,25 +98,37 @@ class Names:
                 raise FsError(errno.ENOENT)
             if leased:
                 client.cache.learn_entry(parent, entry, reply.at, token)
-            if entry.attr is not None:
-                self.learn(entry.attr, reply.lease, token)
-            return entry.ino, entry.attr
+            attr = entry.attr
+            if attr is not None:
+                self.learn(attr, reply.lease, token)
+                if self.outdated(attr):
+                    attr = None
+            return entry.ino, attr
 
     async def getattr(self, ino: int) -> Attr:
         """Give attributes as this client sees them. Raises ENOENT."""
         client = self.client
         attr = client.cache.attr(ino)
-        if attr is None:
+        file = client.writeback.files.get(ino)
+        while attr is None:
             shard = shard_of(Ino(ino))
             lease = 0 if ino in client.recalling else int(Lease.READ)
             with client.writeback.request() as token:
-                request = meta.GetAttr(shard=shard, session=client.session.id, ino=ino, lease=lease)
+                request = meta.GetAttr(
+                    shard=shard, session=client.session.id, ino=ino, lease=lease
+                )
                 reply: meta.GetAttrReply = await client.session.read(
                     shard, "meta.getattr", request, deadline=client.deadline()
                 )
-                attr = reply.attr
-                self.learn(attr, reply.lease, token)
+                self.learn(reply.attr, reply.lease, token)
+            if file is None or reply.attr.version >= file.version:
+                attr = reply.attr  # else it crossed an own commit: ask again
         return self.view(attr)
+
+    def outdated(self, attr: Attr) -> bool:
+        """Tell whether a reply's attributes are of before an own commit that was answered."""
+        file = self.client.writeback.files.get(attr.ino)
+        return file is not None and attr.version < file.version
 
     def view(self, attr: Attr) -> Attr:
         """Lay over attributes what only this client knows yet."""
@@ -377,9 +389,12 @@ class Names:
                     self.learn(entry.attr, modes, token)
             self._follow(directory, cookie, reply, leased=leased, token=token)
         page = [
-            Listed(e.name, e.ino, e.kind, e.cookie, self.view(e.attr) if e.attr else None)
+            Listed(
+                e.name, e.ino, e.kind, e.cookie,
+                self.view(e.attr) if e.attr and not self.outdated(e.attr) else None,
+            )
             for e in reply.entries
-        ]
+        ]  # fmt: skip
         return await self._with_attributes(page)
 
     def _follow(

@@ -43,7 +43,6 @@ def test_names() -> None:
         assert (await a.lookup(1, b"f3")).ino == s.ino
         await a.unlink(1, b"s")
         assert (await a.getattr(f.ino)).nlink == 1
-        await expect(errno.ENOTEMPTY, a.rmdir(1, b"..")) if False else None
         await a.rmdir(1, b"d")
         await expect(errno.ENOENT, a.lookup(1, b"d"))
         assert (await a.lookup(1, b"..")).ino == 1
@@ -211,6 +210,7 @@ def test_commits_gather() -> None:
 def test_xattrs() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
         f = await a.mknod(1, b"f", 0o644)
         before = len(world.log)
         await expect(errno.ENODATA, a.getxattr(f.ino, b"security.capability"))

@@ -322,7 +322,19 @@ async def open_world() -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
-def run(scenario: Callable[[World], Any]) -> None:
+def run(scenario: Callable[[World], Any], seeds: int = 5) -> None:
+    """Run on virtual time, once for each of some seeds of the scheduler."""
+    before = trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    try:
+        for seed in range(seeds):
+            trio._core._run._r.seed(seed)
+            _run_once(scenario)
+    finally:
+        trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = before
+
+
+def _run_once(scenario: Callable[[World], Any]) -> None:
     async def main() -> None:
         with trio.fail_after(600):
             async with open_world() as world:
