@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cfs.core.errors import NotLeader, Unavailable
 from cfs.core.raft.message import SnapshotMeta
@@ -18,7 +20,8 @@ from cfs.fs.kv.lmdb_store import LmdbStore
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.snapshot import PIECE_BYTES
 from cfs.fs.meta.state import State, record_hash
-from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Wal
+from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Prepared, Wal
+from cfs.fs.meta.wal_format import Kind
 from tests.unit.fs.meta.host_cluster import Cluster, Node, running, until
 
 Story = Callable[[Path], Awaitable[None]]
@@ -377,3 +380,45 @@ async def test_the_log_stays_bounded_with_an_idle_group(tmp_path: Path) -> None:
         assert isinstance(node.directory, MemoryDirectory)
         await until(lambda: node.host.log.segment_count <= SEGMENTS_MAX + 2)
         assert node.host.log.bytes_used() < 2_400_000
+
+
+@story
+async def test_followers_acknowledge_only_what_their_disk_holds(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, _):
+        leader = await cluster.leader()
+        await cluster.settled()
+        followers = [n for n in cluster.nodes.values() if n.node != leader._host.node]
+        gates = [_hold_back(node) for node in followers]
+        answered = trio.Event()
+
+        async def client() -> None:
+            await leader.propose(b"a=1")
+            answered.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client)
+            await until(lambda: all(entered.is_set() for entered, _ in gates))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not answered.is_set()
+            assert leader.commit < leader.last_index
+            gates[0][1].set()
+            await answered.wait()
+            gates[1][1].set()
+        await same_digests(cluster)
+
+
+def _hold_back(node: Node) -> tuple[threading.Event, threading.Event]:
+    """Make the next batch of a node wait: (it began, let it go on)."""
+    assert node.host is not None
+    log = node.host.log
+    commit = log.commit
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(prepared: Prepared) -> None:
+        if any(record.kind is Kind.ENTRIES for record in prepared.records):
+            entered.set()
+            go_on.wait(5)
+        commit(prepared)
+
+    log.commit = slow  # type: ignore[method-assign]
+    return entered, go_on
