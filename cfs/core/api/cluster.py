@@ -87,6 +87,8 @@ class ClusterMap(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     fewer while there are fewer domains; empty before any storage node is in."""
     revoked: tuple[int, ...] = ()
     """Serial numbers of certificates that are refused."""
+    authority: int = 0
+    """Rises when the trusted authorities change: everybody renews its certificate then."""
 
     def node(self, node_id: int) -> Node | None:
         """Find a node."""

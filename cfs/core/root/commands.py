@@ -164,10 +164,17 @@ class AddVolumeKey(Command, frozen=True, kw_only=True, tag="key"):
 
 
 class RotateAuthority(Command, frozen=True, kw_only=True, tag="authority"):
-    """Replace the authority's wrapped key and the bundle of trusted certificates."""
+    """Replace the authority's wrapped key and the bundle of trusted certificates.
 
+    Refused unless `version` is the authority's in force, and while a node that is not OUT shows a
+    certificate of an earlier version: it does not have the bundle of now. Value: the new version.
+    """
+
+    version: int
     blob: bytes
     ca_bundle: bytes
+    next_blob: bytes = b""
+    """Wrapped authority that is to issue next; empty: none."""
 
 
 class OpenRound(Command, frozen=True, kw_only=True, tag="open"):

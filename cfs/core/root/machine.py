@@ -142,10 +142,33 @@ def _add_volume_key(kv: Writer, command: commands.AddVolumeKey) -> int:
 def _rotate_authority(kv: Writer, command: commands.RotateAuthority) -> int:
     cluster = get(kv, ClusterRecord, records.CLUSTER_KEY)
     assert cluster is not None
-    replaced = msgspec.structs.replace(cluster, ca_bundle=command.ca_bundle)
+    if command.version != cluster.authority:
+        raise Retryable(f"the authority has version {cluster.authority} by now")
+    for record in records.get_all(kv, NodeRecord, records.NODE_PREFIX):
+        node = record.node
+        shown = get(kv, CertificateRecord, long_key(records.CERTIFICATE_PREFIX, node.serial))
+        renewed = shown is not None and shown.authority == cluster.authority
+        if node.state != NodeState.OUT and not renewed:
+            raise Refused(
+                f"node {node.name} has not renewed its certificate since the last change of the "
+                "authority: start it and wait, or set it out"
+            )
+    version = cluster.authority + 1
+    replaced = msgspec.structs.replace(cluster, ca_bundle=command.ca_bundle, authority=version)
     kv.put(records.CLUSTER_KEY, encode(replaced))
     records.put_secret(kv, records.SECRET_CA, command.blob)
-    return 0
+    if command.next_blob:
+        records.put_secret(kv, records.SECRET_CA_NEXT, command.next_blob)
+    else:
+        kv.delete(records.SECRET_PREFIX + records.SECRET_CA_NEXT.encode())
+    records.bump(kv)
+    return version
+
+
+def _authority_version(kv: Reader) -> int:
+    cluster = get(kv, ClusterRecord, records.CLUSTER_KEY)
+    assert cluster is not None
+    return cluster.authority
 
 
 # --- tokens and certificates ---------------------------------------------------------------------
@@ -211,6 +234,7 @@ def _admit(kv: Writer, command: commands.Admit) -> int:
             name=command.name,
             node_id=node_id,
             expires_ms=command.expires_ms,
+            authority=_authority_version(kv),
         ),
     )
     return node_id
@@ -253,6 +277,7 @@ def _issue(kv: Writer, command: commands.IssueCertificate) -> int:
             name=command.name,
             node_id=command.node_id,
             expires_ms=command.expires_ms,
+            authority=_authority_version(kv),
         ),
     )
     known = get(kv, NodeRecord, number_key(records.NODE_PREFIX, command.node_id))

@@ -34,4 +34,5 @@ def read_map(kv: Reader) -> ClusterMap | None:
         groups=tuple(records.get_all(kv, ShardPlacement, records.GROUP_PREFIX)),
         placement=tuple(record.members for record in placement),
         revoked=tuple(c.serial for c in certificates if c.revoked),
+        authority=cluster.authority,
     )

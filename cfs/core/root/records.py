@@ -39,10 +39,12 @@ ROUND_PREFIX = b"o"
 
 SECRET_CA = "ca"  # noqa: S105 - a name
 """Name of the secret that holds the certificate authority's private key."""
+SECRET_CA_NEXT = "ca-next"  # noqa: S105 - a name
+"""The authority that is trusted already and will issue next."""
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """What is decided when the cluster is made; only `ca_bundle` may change."""
+    """What is decided when the cluster is made; only the authority may change."""
 
     cluster_id: bytes
     name: str
@@ -53,6 +55,8 @@ class ClusterRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     ca_bundle: bytes
     """Certificates of every authority still trusted (PEM)."""
     created_ms: int
+    authority: int = 0
+    """Counts changes of the authority or of what is trusted."""
 
 
 class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -105,6 +109,8 @@ class CertificateRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=Tr
     node_id: int
     expires_ms: int
     revoked: bool = False
+    authority: int = 0
+    """`ClusterRecord.authority` when it was issued: its holder got the bundle of that time."""
 
 
 class SecretRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

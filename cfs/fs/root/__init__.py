@@ -6,6 +6,7 @@ For every process
     leader      calls to the root leader, wherever it is
     heartbeat   tells the root leader twice a second how this node is
     join        enrols with a token
+    renewal     keeps this process's certificate in force
 
 For meta nodes
     bootstrap   makes a cluster; starts the groups of its first node

@@ -8,13 +8,17 @@
     node_set         node, host?, port?, domain?, weight?  -> node
     certificate_list                                       -> certificates
     revoke           node | serial (hex) | name + role     -> revoked
-    ca_rotate                                              -> {}   new authority, both trusted
-    ca_retire                                              -> {}   only the newest is trusted
+    ca_rotate                                              -> version   a second one is trusted
+    ca_switch                                              -> version   the second one issues
+    ca_retire                                              -> version   the first is forgotten
     key_rotate                                             -> version
     round_list                                             -> rounds
     collect                                                -> {}   begins a garbage pass now
 
-`node` is a name or an id; a `?` marks what may be left out. Times are wall clock milliseconds.
+Each of the three `ca_*` steps is refused until every node renewed its certificate after the one
+before, which they do by themselves within seconds. `node` is a name or an id; a `?` marks what may
+be left out. Times are wall clock milliseconds.
+
 Raises Malformed for an unknown command or argument, NotFound for what is not there.
 """
 
@@ -29,6 +33,7 @@ from cfs.core.root import commands, records, rounds
 from cfs.core.root.records import CertificateRecord, NodeRecord, TokenRecord
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.vault import Vault
+from cfs.net.certificates import Authority
 from cfs.net.ports import Entropy, WallClock
 from cfs.net.token import TOKEN_VALID_S, issue_token
 
@@ -68,6 +73,7 @@ class AdminCommands:
             "certificate_list": (self._certificate_list, frozenset()),
             "revoke": (self._revoke, frozenset({"node", "serial", "name", "role"})),
             "ca_rotate": (self._ca_rotate, frozenset()),
+            "ca_switch": (self._ca_switch, frozenset()),
             "ca_retire": (self._ca_retire, frozenset()),
             "key_rotate": (self._key_rotate, frozenset()),
             "round_list": (self._round_list, frozenset()),
@@ -227,20 +233,35 @@ class AdminCommands:
         return {"revoked": revoked}
 
     async def _ca_rotate(self, _arguments: _Arguments) -> dict[str, Any]:
-        authority = self._vault.authority(self._replica.state)
-        await self._set_authority(authority.rotated(now_s=self._now_ms() // 1000))
-        return {}
+        """Make the next authority and have everybody trust it; the present one still issues."""
+        present = self._vault.authority(self._replica.state)
+        following = present.rotated(now_s=self._now_ms() // 1000)
+        trusting = Authority(
+            key=present.key,
+            certificate=present.certificate,
+            others=present.others + following.certificate,
+        )
+        return await self._set_authority(trusting, following)
+
+    async def _ca_switch(self, _arguments: _Arguments) -> dict[str, Any]:
+        return await self._set_authority(self._vault.next_authority(self._replica.state))
 
     async def _ca_retire(self, _arguments: _Arguments) -> dict[str, Any]:
-        await self._set_authority(self._vault.authority(self._replica.state).retired())
-        return {}
+        return await self._set_authority(self._vault.authority(self._replica.state).retired())
 
-    async def _set_authority(self, authority: Any) -> None:
-        await self._replica.propose(
+    async def _set_authority(
+        self, authority: Authority, following: Authority | None = None
+    ) -> dict[str, Any]:
+        wrap = self._vault.wrap_authority
+        version = await self._replica.propose(
             commands.RotateAuthority(
-                blob=self._vault.wrap_authority(authority), ca_bundle=authority.bundle
+                version=self._replica.cluster().authority,
+                blob=wrap(authority),
+                ca_bundle=authority.bundle,
+                next_blob=b"" if following is None else wrap(following, following=True),
             )
         )
+        return {"version": version}
 
     async def _key_rotate(self, _arguments: _Arguments) -> dict[str, Any]:
         version = records.get_counters(self._replica.state).key_version + 1

@@ -41,6 +41,8 @@ class Membership(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     host: str = ""
     port: int = 0
     domain: str = ""
+    authority: int = 0
+    """`ClusterMap.authority` when its certificate was issued."""
 
 
 _MEMBER_DECODER = msgspec.msgpack.Decoder(Membership)

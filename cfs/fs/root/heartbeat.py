@@ -19,7 +19,9 @@ from cfs.fs.root.view import ClusterView
 _LOG = structlog.get_logger()
 
 PERIOD_S = 0.5
-TIMEOUT_S = 1.5
+TIMEOUT_S = 2.0
+ATTEMPT_S = 0.7
+"""A leader that stands still must not use up the silence that this node is allowed."""
 
 
 class HeartbeatSender:
@@ -55,7 +57,9 @@ class HeartbeatSender:
         while True:
             try:
                 request = self.make()
-                reply = await self._leader.ask("root.heartbeat", request, timeout_s=TIMEOUT_S)
+                reply = await self._leader.ask(
+                    "root.heartbeat", request, timeout_s=TIMEOUT_S, attempt_s=ATTEMPT_S
+                )
                 self._view.on_epoch(reply.epoch)
             except (CfsError, OSError) as error:
                 _LOG.debug("heartbeat_failed", error=str(error))

@@ -86,6 +86,7 @@ async def join(
         host=host,
         port=port,
         domain=domain or name,
+        authority=reply.map.authority,
     )
     home.write_identity(member, Identity(key, reply.certificate, reply.ca_bundle))
     return member

@@ -18,7 +18,6 @@ from cfs.fs.root.view import ClusterView
 
 ATTEMPT_S = 2.0
 PAUSE_S = 0.05
-PAUSE_S_MAX = 0.5
 
 
 class RootLeader:
@@ -27,39 +26,54 @@ class RootLeader:
     def __init__(self, calls: Calls, view: ClusterView) -> None:
         self._calls = calls
         self._view = view
+        self._turn = -1
 
-    async def ask(self, method: str, request: Any, *, timeout_s: float = 15.0) -> Any:
-        """Call the leader; give the reply.
+    async def ask(
+        self, method: str, request: Any, *, timeout_s: float = 15.0, attempt_s: float = ATTEMPT_S
+    ) -> Any:
+        """Call the leader; give the reply. One silent node costs `attempt_s` at most.
 
-        Raises what the leader raises, and DeadlineExceeded or Unavailable when none was reached.
+        Raises what the leader raises, and DeadlineExceeded when none was reached.
         """
         deadline = trio.current_time() + timeout_s
-        pause_s = PAUSE_S
+        idempotent = BY_NAME[method].idempotent
         error: CfsError = Unavailable("the root group has no leader")
-        turn = 0
         node = self._view.root_leader
         while (left_s := deadline - trio.current_time()) > 0:
             if node is None:
-                nodes = self._view.meta_nodes()
-                node = nodes[turn % len(nodes)]
-                turn += 1
-                if turn % len(nodes) == 0:
-                    await trio.sleep(min(pause_s, left_s))
-                    pause_s = min(2 * pause_s, PAUSE_S_MAX)
-            attempt_s = min(left_s, ATTEMPT_S) if BY_NAME[method].idempotent else left_s
+                node = await self._candidate(left_s)
             try:
-                reply, _ = await self._calls.call(node, method, request, timeout_s=attempt_s)
+                reply, _ = await self._calls.call(
+                    node,
+                    method,
+                    request,
+                    timeout_s=min(left_s, attempt_s) if idempotent else left_s,
+                )
             except NotLeader as other:
                 error = other
+                self._forget(node)
                 node = other.leader if other.leader != node else None
                 await trio.sleep(min(PAUSE_S, left_s))
-                continue
             except (Retryable, DeadlineExceeded) as other:
-                if not BY_NAME[method].idempotent and not isinstance(other, Retryable):
+                self._forget(node)
+                if not idempotent and not isinstance(other, Retryable):
                     raise
-                error = other
-                node = None
-                continue
-            self._view.root_leader = node
-            return reply
+                error, node = other, None
+            else:
+                self._view.root_leader = node
+                return reply
         raise DeadlineExceeded(f"{method}: no root leader answered in time ({error})")
+
+    async def _candidate(self, left_s: float) -> int:
+        """Give the next meta node to try; pause once a round."""
+        nodes = self._view.meta_nodes()
+        if not nodes:
+            raise Unavailable("the cluster map names no metadata node")
+        self._turn += 1
+        if self._turn % len(nodes) == 0:
+            await trio.sleep(min(PAUSE_S, left_s))
+        return nodes[self._turn % len(nodes)]
+
+    def _forget(self, node: int) -> None:
+        if self._view.root_leader == node:
+            self._view.root_leader = None

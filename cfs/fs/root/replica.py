@@ -51,13 +51,18 @@ class RootReplica:
         leader = group.leader if group is not None else None
         return leader if leader is not None else self._view.root_leader
 
-    def require(self) -> Group:
-        """Give the replica; raises NotLeader unless it leads."""
+    def require(self, *, made: bool = True) -> Group:
+        """Give the replica; raises NotLeader unless it leads, Unavailable when it cannot act yet.
+
+        `made`: the cluster must have been made; only the command that makes it does without.
+        """
         group = self.group
         if group is None or not group.is_leader:
             raise NotLeader("this node does not lead the root group", leader=self.leader)
         if not group.ready:
             raise Unavailable("the root leader has only just been elected")
+        if made and group.state.get(records.CLUSTER_KEY) is None:
+            raise Unavailable("the cluster is being made")
         return group
 
     @property
@@ -80,7 +85,7 @@ class RootReplica:
         Raises the refusal, NotLeader, or Unavailable (the outcome is unknown). The map that
         follows from it is in the view on return.
         """
-        group = self.require()
+        group = self.require(made=not isinstance(command, commands.CreateCluster))
         _index, result = await group.propose(commands.encode(command))
         self.sync()
         assert isinstance(result, commands.Result)

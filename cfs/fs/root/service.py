@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cfs.core.api import root
 from cfs.core.api.cluster import Role
-from cfs.core.errors import Refused
+from cfs.core.errors import Refused, Unavailable
 from cfs.core.root import commands, records
 from cfs.core.root.machine import check_token
 from cfs.core.root.records import TokenRecord
@@ -89,6 +89,7 @@ class RootService:
         token = records.get(state, TokenRecord, records.TOKEN_PREFIX + request.token_id)
         if token is None or token.serial != context.peer.serial:
             raise Refused("this token is unknown or expired: make a new one with cfs token create")
+        version = self._replica.cluster().authority
         certificate, digest, subject = self._issue(request.csr, request.role, request.name)
         now_ms = self._now_ms()
         check_token(state, request.token_id, request.role, digest, now_ms)
@@ -108,7 +109,7 @@ class RootService:
             )
         )
         secrets = {"master_key": self._vault.master_key} if request.role == Role.META else {}
-        return self._enrolled(certificate, node_id, secrets)
+        return self._enrolled(certificate, node_id, secrets, version)
 
     async def _renew(
         self, context: Context, request: root.RenewCertificate, _payload: Any
@@ -123,6 +124,7 @@ class RootService:
             ),
             0,
         )
+        version = self._replica.cluster().authority
         certificate, _digest, subject = self._issue(request.csr, role, name)
         await self._replica.propose(
             commands.IssueCertificate(
@@ -134,7 +136,7 @@ class RootService:
                 now_ms=self._now_ms(),
             )
         )
-        return self._enrolled(certificate, node_id, {})
+        return self._enrolled(certificate, node_id, {}, version)
 
     def _heartbeat(
         self, context: Context, request: root.Heartbeat, _payload: Any
@@ -171,9 +173,12 @@ class RootService:
         return certificate, key_digest(certificate), subject_of(certificate)
 
     def _enrolled(
-        self, certificate: bytes, node_id: int, secrets: dict[str, bytes]
+        self, certificate: bytes, node_id: int, secrets: dict[str, bytes], version: int
     ) -> root.EnrolReply:
+        """Answer with the bundle the certificate belongs to; raises Unavailable if it changed."""
         cluster = self._replica.cluster()
+        if cluster.authority != version:
+            raise Unavailable("the certificate authority changed meanwhile: ask again")
         return root.EnrolReply(
             certificate=certificate,
             ca_bundle=cluster.ca_bundle,

@@ -8,6 +8,7 @@ on its way. That is a heuristic to save work; safety comes from condemning.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import trio
@@ -50,14 +51,22 @@ class Sweep:
         self._shards = shards
         self._calls = calls
         self._cursors: dict[int, tuple[bytes, int]] = {}
+        self._noted_after: dict[int, bytes] = {}
 
     async def noted(self, limit: int) -> list[bytes]:
-        """Ask every shard for segments it noted. Raises what a shard's leader raises."""
+        """Take the next page of what every shard noted. Raises what a shard's leader raises.
+
+        Page after page, because what other shards still refer to stays noted.
+        """
         found: dict[bytes, None] = {}
-        query = queries.encode(queries.Candidates(limit=limit))
-        for answer in (await self._ask_shards(query)).values():
+        share = max(1, limit // self._view.map.shard_count)
+        answers = await self._ask_shards(
+            lambda shard: queries.Candidates(limit=share, after=self._noted_after.get(shard, b""))
+        )
+        for shard, answer in answers.items():
             found.update(dict.fromkeys(answer))
-        return list(found)[:limit]
+            self._noted_after[shard] = answer[-1] if len(answer) == share else b""
+        return list(found)
 
     async def orphans(self, limit: int) -> list[bytes]:
         """Take the next page of every storage node that is in; give what no shard refers to."""
@@ -72,8 +81,9 @@ class Sweep:
 
     async def unreferred(self, segments: list[bytes]) -> list[bytes]:
         """Give those that no shard refers to."""
-        query = queries.encode(queries.Unreferred(segments=tuple(segments)))
-        answers = [set(a) for a in (await self._ask_shards(query)).values()]
+        query = queries.Unreferred(segments=tuple(segments))
+        asked = await self._ask_shards(lambda _shard: query)
+        answers = [set(a) for a in asked.values()]
         return [s for s in segments if all(s in answer for answer in answers)]
 
     async def _page(self, node: int) -> list[bytes]:
@@ -92,7 +102,9 @@ class Sweep:
             self._cursors[node] = (last.segment, last.index)
         return [f.segment for f in reply.fragments]
 
-    async def _ask_shards(self, query: bytes) -> dict[int, tuple[bytes, ...]]:
+    async def _ask_shards(
+        self, query_of: Callable[[int], queries.Candidates | queries.Unreferred]
+    ) -> dict[int, tuple[bytes, ...]]:
         answers: dict[int, tuple[bytes, ...]] = {}
         failures: list[CfsError] = []
         limiter = trio.CapacityLimiter(ASKS_AT_ONCE)
@@ -100,6 +112,7 @@ class Sweep:
         async def ask(shard: int) -> None:
             async with limiter:
                 group = group_of(ShardId(shard))
+                query = queries.encode(query_of(shard))
                 request = Internal(group=group, command=query, read=True)
                 try:
                     reply = await self._shards.call(

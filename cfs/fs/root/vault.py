@@ -17,6 +17,7 @@ from cfs.net.wrapping import unwrap, wrap
 
 VOLUME_KEY_BYTES = 32
 _AUTHORITY_PURPOSE = "authority-key"
+_NEXT_PURPOSE = "authority-key-next"
 
 
 class Vault:
@@ -32,16 +33,17 @@ class Vault:
         """Open the certificate authority. Raises NotFound, Corrupt."""
         blob = read_secret(state, records.SECRET_CA)
         if self._authority is None or self._authority[0] != blob:
-            packed = unwrap(self.master_key, blob, purpose=_AUTHORITY_PURPOSE)
-            key, certificate, others = msgspec.msgpack.decode(packed, type=list[bytes])
-            authority = Authority(key=key, certificate=certificate, others=others)
-            self._authority = (blob, authority)
+            self._authority = (blob, self._open(blob, _AUTHORITY_PURPOSE))
         return self._authority[1]
 
-    def wrap_authority(self, authority: Authority) -> bytes:
-        """Wrap an authority for the root group."""
+    def next_authority(self, state: Reader) -> Authority:
+        """Open the authority that is to issue next. Raises NotFound when none was made."""
+        return self._open(read_secret(state, records.SECRET_CA_NEXT), _NEXT_PURPOSE)
+
+    def wrap_authority(self, authority: Authority, *, following: bool = False) -> bytes:
+        """Wrap an authority for the root group; `following`: as the one to issue next."""
         packed = msgspec.msgpack.encode([authority.key, authority.certificate, authority.others])
-        return self._wrap(packed, _AUTHORITY_PURPOSE)
+        return self._wrap(packed, _NEXT_PURPOSE if following else _AUTHORITY_PURPOSE)
 
     def volume_keys(self, state: Reader) -> dict[int, bytes]:
         """Open every volume key, by version. Raises NotFound, Corrupt."""
@@ -55,6 +57,11 @@ class Vault:
     def new_volume_key(self, version: int) -> bytes:
         """Make a volume key; give it wrapped."""
         return self._wrap(self._entropy.random_bytes(VOLUME_KEY_BYTES), _volume_purpose(version))
+
+    def _open(self, blob: bytes, purpose: str) -> Authority:
+        packed = unwrap(self.master_key, blob, purpose=purpose)
+        key, certificate, others = msgspec.msgpack.decode(packed, type=list[bytes])
+        return Authority(key=key, certificate=certificate, others=others)
 
     def _wrap(self, secret: bytes, purpose: str) -> bytes:
         return wrap(self.master_key, secret, purpose=purpose, entropy=self._entropy)

@@ -223,10 +223,28 @@ def test_keys_count_up() -> None:
     root.do(c.AddVolumeKey(version=2, blob=b"key2"))
     assert root.map.key_version == 2
     assert read_volume_keys(root.kv) == {1: b"key1", 2: b"key2"}
-    root.do(c.RotateAuthority(blob=b"new", ca_bundle=b"both"))
-    assert read_secret(root.kv, records.SECRET_CA) == b"new"
     with pytest.raises(NotFound):
         read_secret(root.kv, "none")
+
+
+def test_the_authority_changes_only_when_every_node_follows() -> None:
+    root = made()
+    root.do(admit(root, 1))
+    step = c.RotateAuthority(version=0, blob=b"old", ca_bundle=b"both", next_blob=b"new")
+    assert root.do(step) == 1
+    assert root.map.authority == 1
+    assert read_secret(root.kv, records.SECRET_CA_NEXT) == b"new"
+    root.refuses(step, Retryable)
+    step = c.RotateAuthority(version=1, blob=b"new", ca_bundle=b"both")
+    root.refuses(step, Refused)
+    for node, name, serial in ((1, "m1", 500), (2, "n1", 501)):
+        root.refuses(step, Refused)
+        root.do(c.IssueCertificate(serial=serial, role="meta", name=name, node_id=node,
+                                   expires_ms=9000, now_ms=0))  # fmt: skip
+    assert root.do(step) == 2
+    assert read_secret(root.kv, records.SECRET_CA) == b"new"
+    with pytest.raises(NotFound):
+        read_secret(root.kv, records.SECRET_CA_NEXT)
 
 
 SEGMENT = b"s" * 16

@@ -1,4 +1,4 @@
-"""A cluster of real meta nodes over mutual TLS: made, joined, grown to three replicas, led evenly."""
+"""Real meta nodes over mutual TLS: made, joined, grown to three replicas, led evenly, renewed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from cfs.fs.meta.host import Host
 from cfs.fs.meta.peers import PoolSender
 from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import Wal
-from cfs.fs.root import bootstrap, members
+from cfs.fs.root import bootstrap, members, renewal
 from cfs.fs.root.bootstrap import Plan, create_cluster
 from cfs.fs.root.directory import NodeDirectory
 from cfs.fs.root.heartbeat import HeartbeatSender
 from cfs.fs.root.join import join
 from cfs.fs.root.leader import RootLeader
 from cfs.fs.root.office import RootOffice
+from cfs.fs.root.renewal import Renewal
 from cfs.fs.root.view import ClusterView
 from cfs.net.pool import Pool
 from cfs.net.rpc import Server
@@ -102,6 +103,11 @@ class Process:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.pool.run)
                 await nursery.start(self.view.run)
+                keeper = Renewal(
+                    home=self.home, view=self.view, leader=self.leader,
+                    reload=self.transport.reload, clock=SystemClock(), threads=TrioThreads(),
+                )  # fmt: skip
+                await nursery.start(keeper.run)
                 if self.host is not None:
                     bootstrap.start_groups(self.host, self.home)
                     await nursery.start(self.host.run)
@@ -151,7 +157,7 @@ async def first_node(tmp_path: Path) -> AsyncIterator[tuple[trio.Nursery, Proces
 
 
 async def until(what: Any) -> None:
-    while not what():
+    while not what():  # noqa: ASYNC110
         await trio.sleep(0.05)
 
 
@@ -192,6 +198,39 @@ def test_three_meta_nodes_and_storage_come_together(
             assert {n.name for n in status.nodes if n.heartbeat} == {
                 "m1", "m2", "m3", "s1", "s2", "s3",
             }  # fmt: skip
+
+    trio.run(main)
+
+
+def test_the_authority_is_changed_while_everybody_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "LOOK_S", 0.05)
+
+    async def main() -> None:
+        async with first_node(tmp_path) as (nursery, admin):
+            token = (await admin.admin("token_create", role="storage"))["token"]
+            await join(token, tmp_path / "s1", name="s1", host="127.0.0.1", port=free_port())
+            storage = Process(tmp_path / "s1", meta=False)
+            await nursery.start(storage.run)
+            before = storage.transport.identity
+            for command in ("ca_rotate", "ca_switch", "ca_retire"):
+                while True:
+                    try:
+                        version = (await admin.admin(command))["version"]
+                        break
+                    except Refused:
+                        await trio.sleep(0.05)
+            for process in (storage, admin):
+                await until(lambda p=process: p.home.membership().authority == version)
+                await until(lambda p=process: p.transport.identity == p.home.identity())
+            after = storage.transport.identity
+            assert after.ca_bundle.count(b"BEGIN") == 1
+            assert after.ca_bundle not in before.ca_bundle
+            # A new connection, with nothing of the old authority.
+            admin.pool.disconnect(1, "test")
+            await trio.sleep(0.2)
+            assert len((await admin.admin("node_list"))["nodes"]) == 2
 
     trio.run(main)
 

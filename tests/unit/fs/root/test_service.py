@@ -226,13 +226,28 @@ def test_renewal_and_revocation(tmp_path: Path) -> None:
     run(tmp_path, story)
 
 
-def test_authority_rotation_keeps_both_until_retired(tmp_path: Path) -> None:
+def test_authority_changes_in_three_steps(tmp_path: Path) -> None:
     async def story(c: Cluster) -> None:
+        async def renew() -> None:
+            request = root.RenewCertificate(csr=make_request(new_key()))
+            await c.ask("root.renew", request, peer("meta", "m1"))
+
+        def trusted() -> int:
+            return c.replica.cluster().ca_bundle.count(b"BEGIN CERTIFICATE")
+
+        issuer = c.vault.authority(c.replica.state).certificate
         await c.admin("ca_rotate")
-        assert c.replica.cluster().ca_bundle.count(b"BEGIN CERTIFICATE") == 2
-        await c.add_storage("s1")
-        await c.admin("ca_retire")
-        assert c.replica.cluster().ca_bundle.count(b"BEGIN CERTIFICATE") == 1
+        assert trusted() == 2
+        assert c.vault.authority(c.replica.state).certificate == issuer
+        await refused(Refused, c.admin("ca_switch"))
+        await renew()
+        await c.admin("ca_switch")
+        assert trusted() == 2
+        assert c.vault.authority(c.replica.state).certificate != issuer
+        await refused(Refused, c.admin("ca_retire"))
+        await renew()
+        assert (await c.admin("ca_retire"))["version"] == 3
+        assert trusted() == 1
 
     run(tmp_path, story)
 
