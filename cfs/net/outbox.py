@@ -30,6 +30,8 @@ GATHER_BYTES = 64 << 10
 JOIN_BYTES_MAX = 16 << 10
 """Longer parts are sent as they are: copying them would cost more than a send."""
 
+PIECE_BYTES = 256 << 10
+"""Longer parts are sent piece by piece, so that progress shows on slow links (128 KiB/s)."""
 PROGRESS_BYTES = 64 << 10
 """A send of at least this, taken by the kernel, shows a peer that reads, if over a slow link."""
 
@@ -112,23 +114,29 @@ class Outbox:
         parts = self._parts
         try:
             while not self._closed:
+                self._sending = True
                 while parts:
-                    self._sending = True
-                    size = 0
-                    batch: list[Buffer] = []
-                    while parts and size < QUEUE_BYTES_MAX >> 4:
-                        batch.append(part := self._gathered())
-                        size += len(part)
-                    await self._connection.send(batch)  # others push meanwhile: they queue
-                    self._sending = False
-                    self._release(size)
-                    if size >= PROGRESS_BYTES:
-                        self.last_progress = trio.current_time()
+                    part = self._gathered()
+                    if len(part) <= PIECE_BYTES:
+                        await self._send(part)
+                        continue
+                    whole = memoryview(part)
+                    for at in range(0, len(whole), PIECE_BYTES):
+                        await self._send(whole[at : at + PIECE_BYTES])
+                self._sending = False
                 self._writer = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
         except Unavailable as error:
             self.close()
             self._failed(error)
+
+    async def _send(self, part: Buffer) -> None:
+        """Send one part; what others push meanwhile queues behind it."""
+        size = len(part)
+        await self._connection.send([part])
+        self._release(size)
+        if size >= PROGRESS_BYTES:
+            self.last_progress = trio.current_time()
 
     def close(self) -> None:
         """Drop everything."""
