@@ -1,4 +1,4 @@
-"""A disk against a dict: random puts, deletes, checkpoints, power losses at any disk call, rebuilds.
+"""A disk against a dict: random puts, deletes, checkpoints, rebuilds, power lost at any disk call.
 
 The model knows for each fragment which states are possible: one after an answer, two after a call
 that failed or was cut off by a power loss. A reopened disk must show a possible one, which is then
@@ -161,7 +161,7 @@ def drive(seed: int) -> None:
         raise AssertionError(f"seed {seed}: {error!r}") from error
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 1 << 32))
 def test_a_disk_keeps_its_promises(seed: int):
     drive(seed)

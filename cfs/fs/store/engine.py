@@ -30,16 +30,14 @@ import lmdb
 from cfs.core.errors import CfsError, Corrupt, NoSpace, NotFound, Unavailable
 from cfs.core.ids import SegmentId
 from cfs.core.segment.record import (
-    TOMBSTONES_MAX,
+    ALIGNMENT,
+    HEADER_BYTES_MAX,
     Record,
-    RecordKind,
     Tombstone,
     blocks_match,
-    checksum_blocks,
-    encode_tombstones,
 )
 from cfs.fs.disk.port import Directory
-from cfs.fs.store.index import PENDING_MAX, Entry, FragmentIndex, IndexDamaged, Use
+from cfs.fs.store.index import PENDING_MAX, Entry, FragmentIndex, IndexDamaged
 from cfs.fs.store.jobs import (
     Buffer,
     Delete,
@@ -51,6 +49,16 @@ from cfs.fs.store.jobs import (
     touched_blocks,
 )
 from cfs.fs.store.place import OpenStore
+from cfs.fs.store.reclaim import (
+    PUNCHES_MAX,
+    append_or_full,
+    bury,
+    forget_buried,
+    list_empty,
+    punch_dead,
+    remove_volumes,
+    sync_volumes,
+)
 from cfs.fs.store.recovery import recover
 from cfs.fs.store.volume import VOLUME_BYTES_MAX, VolumeLog
 from cfs.net.ports import WallClock
@@ -199,7 +207,7 @@ class Disk:
     def room(self) -> tuple[int, int]:
         """Give (total, free above the reserve, negative when inside it) bytes."""
         total, free = self._directory.usage()
-        return total, free - self.reserve_bytes
+        return total, free + sum(list(self._index.unpunched.values())) - self.reserve_bytes
 
     # --- changing ------------------------------------------------------------------------------
 
@@ -209,7 +217,7 @@ class Disk:
             jobs: list[Put | Delete] = [*puts, *deletes]
             try:
                 if not self.usable:
-                    raise Unavailable(f"disk {self.name} takes no changes: {self._why()}")
+                    raise Unavailable(f"disk {self.name} takes no changes now")
                 if self._index.pending > 4 * PENDING_MAX:
                     raise Unavailable(f"disk {self.name}: its index cannot be written")
                 self._commit(puts, deletes)
@@ -220,6 +228,8 @@ class Disk:
                 self._fence(error)
                 for job in jobs:
                     job.error = job.error or Unavailable(f"disk {self.name} failed: {error}")
+            if self._log.broken and not self.fenced:
+                self._fence(OSError(errno.EIO, "a failed append could not be cut off"))
 
     def checkpoint(self) -> None:
         """Write the index down, finish deletions, remove empty volumes. Never raises OSError."""
@@ -265,27 +275,32 @@ class Disk:
         ]
         fresh, dying_by_repair = self._admit(puts)
         dying += dying_by_repair
-        self._bury(dying)
-        places = self._store(fresh)
-        if (self._log.active, self._log.end) != began:
-            self._sync_or_cut(began)
-        for tombstone in dying:
-            entry = self._index.get(tombstone.segment, tombstone.index)
-            if entry is not None and (entry.volume, entry.offset) == (
-                tombstone.volume,
-                tombstone.offset,
-            ):
-                self._index.remove(tombstone.segment, tombstone.index)
+        try:
+            bury(self._log, self._index, dying, self._clock.time_ns())
+            places = self._store(fresh)
+            if (self._log.active, self._log.end) != began:
+                self._log.sync()
+        except (CfsError, OSError):
+            # Nothing of the group is answered; without it the next open sees only what is durable.
+            self._log.cut(began[1] if began[0] == self._log.active else 0)
+            raise
+        self._log.release()
+        forget_buried(self._index, dying)
         for (put, record), (volume, offset) in zip(fresh, places, strict=False):
             self._index.insert(put.segment, put.index, Entry.of(record, volume, offset))
         for delete in deletes:
             for segment in delete.segments:
                 self._index.forget(segment)
-        self._punch()
+        punch_dead(self._log, self._index, PUNCHES_MAX)
 
     def _admit(self, puts: Sequence[Put]) -> tuple[list[tuple[Put, Record]], list[Tombstone]]:
         """Choose the puts to write: new ones that have room; give what repairs replace, too."""
         free = self._directory.usage()[1] if puts else 0
+        if self._index.unpunched and free < self.reserve_bytes + sum(
+            len(put.payload) + HEADER_BYTES_MAX + ALIGNMENT for put in puts
+        ):
+            punch_dead(self._log, self._index)
+            free = self._directory.usage()[1]
         fresh: dict[tuple[bytes, int], tuple[Put, Record]] = {}
         waiting: list[Tombstone] = []
         now_ns = self._clock.time_ns()
@@ -312,99 +327,34 @@ class Disk:
                 waiting.append(Tombstone(put.segment, put.index, known.volume, known.offset))
         return list(fresh.values()), waiting
 
-    def _bury(self, dying: list[Tombstone]) -> None:
-        """Append tombstones. On a disk with no room for them the dead make it first.
-
-        A crash in between leaves entries without blocks: their deletion was not answered, and
-        works when it is asked for again.
-        """
-        now_ns = self._clock.time_ns()
-        for at in range(0, len(dying), TOMBSTONES_MAX):
-            part = dying[at : at + TOMBSTONES_MAX]
-            payload = encode_tombstones(part)
-            record = Record(
-                kind=RecordKind.TOMBSTONE,
-                written_ns=now_ns,
-                payload_length=len(payload),
-                block_crcs=checksum_blocks(payload),
-            )
-            if not self._append([(record, payload)]):
-                self._clear(part)
-                if not self._append([(record, payload)]):
-                    raise NoSpace(f"disk {self.name} is full: deleting needs a block, ask again")
-
-    def _clear(self, dying: list[Tombstone]) -> None:
-        for tombstone in dying:
-            entry = self._index.get(tombstone.segment, tombstone.index)
-            if entry is not None:
-                self._log.punch(entry.volume, entry.offset, entry.span)
-        for volume in sorted({tombstone.volume for tombstone in dying}):
-            self._log.sync(volume)
-
-    def _append(self, records: list[tuple[Record, bytes | memoryview]]) -> list[tuple[int, int]]:
-        """Append; nothing when the disk is full."""
-        try:
-            return self._log.append(records)
-        except OSError as error:
-            if error.errno != errno.ENOSPC or self._log.broken:
-                raise
-            return []
-
     def _store(self, fresh: list[tuple[Put, Record]]) -> list[tuple[int, int]]:
         if not fresh:
             return []
-        places = self._append([(record, put.payload) for put, record in fresh])
+        places = append_or_full(self._log, [(record, put.payload) for put, record in fresh])
         if not places:
             for put, _ in fresh:
                 put.error = NoSpace(f"disk {self.name} is full")
         return places
 
-    def _sync_or_cut(self, began: tuple[int, int]) -> None:
-        try:
-            self._log.sync()
-            self._log.release()
-        except OSError:
-            # Nothing of the group is answered; without it the next open sees only what is durable.
-            self._log.cut(began[1] if began[0] == self._log.active else 0)
-            raise
-
-    def _punch(self) -> None:
-        """Free the blocks of dead records that were not punched yet."""
-        for place, length in list(self._index.unpunched.items()):
-            try:
-                self._log.punch(*place, length)
-            except NotFound:
-                pass
-            except OSError as error:
-                if error.errno != errno.ENOSPC:  # no block to split an extent: again later
-                    raise
-                continue
-            del self._index.unpunched[place]
-
     def _checkpoint(self) -> None:
+        while len(self._index.unpunched) > PUNCHES_MAX:
+            with self._lane:
+                before = len(self._index.unpunched)
+                punch_dead(self._log, self._index, PUNCHES_MAX)
+                if not self.usable or len(self._index.unpunched) >= before:
+                    break
         with self._lane:
             if not self.usable:
                 return
-            self._punch()
-            punched = [place for place in self._index.dead if place not in self._index.unpunched]
-            clean = not self._index.unpunched
-            empty = [
-                number
-                for number in self._log.numbers()
-                if number != self._log.active
-                and not self._index.volumes.get(number, _NOTHING).fragments
-            ]
+            punch_dead(self._log, self._index, PUNCHES_MAX)
+            punched = self._index.dead.keys() - self._index.unpunched.keys()
+            empty = list_empty(self._log, self._index)
             self._index.freeze(self._log.active, self._log.end)
-        for volume in sorted({place[0] for place in punched}):
-            self._log.sync(volume)
+        sync_volumes(self._log, (volume for volume, _ in punched))
         self._index.commit()
         with self._lane:
             self._index.drop_dead(punched)
-            if clean and empty:
-                for number in empty:
-                    self._log.remove(number)
-                    self._index.drop_volume(number)
-                self._log.sync_names()
+            remove_volumes(self._log, self._index, empty)
 
     def _recover(self) -> None:
         recovered = recover(self._log, self._index)
@@ -413,7 +363,7 @@ class Disk:
                 f"disk {self.name}: {recovered.lost} damaged places in its logs were skipped; their"
                 " fragments must be repaired from others"
             )
-        self._punch()
+        punch_dead(self._log, self._index)
 
     def _rebuild(self, reason: str) -> None:
         self.warnings["rebuilt"] = f"disk {self.name}: index rebuilt from the logs ({reason})"
@@ -451,9 +401,3 @@ class Disk:
             f"disk {self.name} failed ({error}) and takes no changes: replace it, or restart the"
             " node to try it again"
         )
-
-    def _why(self) -> str:
-        return "it failed" if self.fenced else "its index is being rebuilt"
-
-
-_NOTHING = Use()
