@@ -39,7 +39,9 @@ MAP_BYTES_START = 1 << 28
 MAP_BYTES_MAX = 1 << 40
 """Address space, not disk: the file takes only the pages that were written."""
 _READERS_MAX = 1024
-_BATCH_PAIRS = 128
+_BATCH_PAIRS_FIRST = 8
+"""Many scans want only the first few pairs."""
+_BATCH_PAIRS = 256
 """Pairs a scan reads under the lock before it yields: bounds how long it holds up a resize."""
 _BATCH_BYTES = 1 << 18
 
@@ -176,6 +178,7 @@ class LmdbStore:
         cursor = txn or _Cursor(self._env)
         with self._lock:
             self._open.add(cursor)
+        count = _BATCH_PAIRS_FIRST
         try:
             while True:
                 with self._lock:
@@ -183,7 +186,8 @@ class LmdbStore:
                         if expire:
                             raise Unavailable(f"{self._file} grew under a view: open another")
                         cursor.begin()
-                    pairs, more = _batch(cursor.txn, start, end, reverse=reverse)
+                    pairs, more = _batch(cursor.txn, start, end, count, reverse=reverse)
+                count = min(4 * count, _BATCH_PAIRS)
                 for key, stored in pairs:
                     yield key, _check(self._file, key, stored)
                 if not more:
@@ -255,7 +259,7 @@ class _Cursor:
 
 
 def _batch(
-    txn: Any, start: bytes, end: bytes, *, reverse: bool
+    txn: Any, start: bytes, end: bytes, count: int, *, reverse: bool
 ) -> tuple[list[tuple[bytes, bytes]], bool]:
     """Read pairs in order up to a bound; the flag says that there may be more."""
     pairs: list[tuple[bytes, bytes]] = []
@@ -275,7 +279,7 @@ def _batch(
                 return pairs, False
             pairs.append((key, stored))
             size += len(stored)
-            if len(pairs) >= _BATCH_PAIRS or size >= _BATCH_BYTES:
+            if len(pairs) >= count or size >= _BATCH_BYTES:
                 return pairs, True
     return pairs, False
 

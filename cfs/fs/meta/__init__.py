@@ -1,0 +1,33 @@
+"""The metadata node: replicated storage below, served shards above.
+
+Storage, bottom up:
+
+    wal_format   the bytes of the write-ahead log; torn tail or damage
+    wal_live     which records still matter to a group
+    wal          the log of all groups: group commit, replay, reclaim
+    log_writer   the thread that writes it
+    overlay      changes in memory above a sorted store
+    state        the applied state of every group: LMDB behind the overlay
+    snapshot     a group's state as a stream of pieces
+    reconcile    what log and state say together after a crash
+    waiters      who waits for a proposal or a read
+    group        one replica of one Raft group, as services see it
+    transfer     snapshots between hosts
+    peers        messages to the other metadata nodes
+    host         runs all replicas: the loop
+
+Services:
+
+    latch        who may work on a name or an inode right now
+    leases       which session may trust what it has read
+    recalls      taking leases away
+    led          one shard as its leader serves it
+    mutation     a client's numbered operations, stage by stage
+    plan         the steps of an operation across shards
+    transact     operations across shards, at the coordinator
+    participant  a led shard's part in them
+    leaders      calls to whichever node leads a group
+    reaper       inodes without a name
+    packer       small files into deduplicated segments
+    service      every `meta.*` method of a node
+"""
