@@ -35,8 +35,8 @@ class File:
     """State of an inode that is open, dirty, or write-leased."""
 
     __slots__ = (
-        "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since", "error",
-        "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
+        "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
+        "error", "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
         "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch",
         "tiles_start", "version", "window",
     )  # fmt: skip

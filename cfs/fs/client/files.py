@@ -15,7 +15,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr
 from cfs.fs.client.client import Client
 from cfs.fs.client.limits import Limits
-from cfs.fs.client.names import Listed
+from cfs.fs.client.listing import Listed
 from cfs.fs.client.paths import Paths
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.recall import Recalls

@@ -172,7 +172,7 @@ class Lane:
         self._pump()
 
     async def _answer(self, batch: list[Waiting], first: int, acked: int) -> None:
-        """Send a batch until every operation of it is answered; a refused rest keeps its numbers."""
+        """Send a batch until all of it is answered; a rest refused for now keeps its numbers."""
         pause_s = PAUSE_MIN_S
         done = 0
         while done < len(batch):

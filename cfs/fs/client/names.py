@@ -1,4 +1,4 @@
-"""The operations on directories: lookup, create, link, unlink, rename, list.
+"""The operations on names: lookup, create, link, unlink, rename.
 
 Each is answered from the cache where a lease allows, else by the shard of the (new) parent, which
 runs it exactly once. What a reply teaches is kept under the rules of `cache`. A file's dirty bytes
@@ -11,38 +11,16 @@ from __future__ import annotations
 import errno
 import stat
 
-import msgspec
-import trio
-
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
-from cfs.core.errors import CfsError, FsError
+from cfs.core.errors import FsError
 from cfs.core.ids import Ino, shard_of
 from cfs.fs.client.cache import UNKNOWN_COOKIE, Name
 from cfs.fs.client.client import Client
 from cfs.fs.client.file import File
 
-READDIR_ENTRIES = 1024
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-
-
-class Listed(msgspec.Struct, frozen=True, gc=False):
-    """An entry of a listing; continue after it with `cookie`."""
-
-    name: bytes
-    ino: int
-    kind: int
-    cookie: int
-    attr: Attr | None
-
-
-class Directory(msgspec.Struct):
-    """An open directory: how far it was listed under one lease."""
-
-    ino: int
-    epoch: int = -1
-    reached: int = 0
 
 
 class Names:
@@ -50,7 +28,6 @@ class Names:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self._directories: dict[int, Directory] = {}
         self._next_fh = 1
 
     # --- finding
@@ -114,9 +91,7 @@ class Names:
             shard = shard_of(Ino(ino))
             lease = 0 if ino in client.recalling else int(Lease.READ)
             with client.writeback.request() as token:
-                request = meta.GetAttr(
-                    shard=shard, session=client.session.id, ino=ino, lease=lease
-                )
+                request = meta.GetAttr(shard=shard, session=client.session.id, ino=ino, lease=lease)
                 reply: meta.GetAttrReply = await client.session.read(
                     shard, "meta.getattr", request, deadline=client.deadline()
                 )
@@ -320,124 +295,6 @@ class Names:
         file = self.client.writeback.files.get(attr.ino)
         if attr.nlink == 0 and file is not None and not file.opens:
             self.client.writeback.cut(file.discard())
-
-    # --- listing
-
-    async def opendir(self, ino: int) -> int:
-        """Open a directory; give a handle. Raises ENOTDIR."""
-        attr = await self.getattr(ino)
-        if not stat.S_ISDIR(attr.mode):
-            raise FsError(errno.ENOTDIR)
-        handle = self._take_handle()
-        self._directories[handle] = Directory(ino)
-        return handle
-
-    async def releasedir(self, handle: int) -> None:
-        """Close a directory."""
-        self._directories.pop(handle, None)
-
-    async def fsyncdir(self, handle: int) -> None:
-        """Nothing to do: every operation on names is durable when it returns."""
-
-    async def readdir(self, handle: int, cookie: int, limit: int = READDIR_ENTRIES) -> list[Listed]:
-        """List up to `limit` entries after `cookie` (0: from the start); empty at the end."""
-        directory = self._directories[handle]
-        listed = self._list_cached(directory.ino, cookie, limit)
-        if listed is None:
-            listed = await self._list_page(directory, cookie, limit)
-        return listed
-
-    def _list_cached(self, ino: int, cookie: int, limit: int) -> list[Listed] | None:
-        cache = self.client.cache
-        names = cache.listing(ino)
-        if names is None:
-            return None
-        first = 0
-        if cookie:
-            low, high = 0, len(names)
-            while low < high:
-                middle = (low + high) // 2
-                if names[middle].cookie <= cookie:
-                    low = middle + 1
-                else:
-                    high = middle
-            first = low
-        page: list[Listed] = []
-        for name in names[first : first + limit]:
-            attr = cache.attr(name.ino)
-            if attr is None:
-                return page or None
-            page.append(Listed(name.name, name.ino, name.kind, name.cookie, self.view(attr)))
-        return page
-
-    async def _list_page(self, directory: Directory, cookie: int, limit: int) -> list[Listed]:
-        client, ino = self.client, directory.ino
-        shard = shard_of(Ino(ino))
-        with client.writeback.request() as token:
-            request = meta.ReadDir(
-                shard=shard, session=client.session.id, ino=ino, cookie=cookie, limit=limit,
-                lease=ino not in client.recalling,
-            )  # fmt: skip
-            reply: meta.ReadDirReply = await client.session.read(
-                shard, "meta.readdir", request, deadline=client.deadline()
-            )
-            leased = client.cache.grant_directory(ino, reply.lease, token)
-            for entry, modes in zip(reply.entries, reply.leased, strict=True):
-                if leased:
-                    client.cache.learn_entry(ino, entry, reply.at, token)
-                if entry.attr is not None:
-                    self.learn(entry.attr, modes, token)
-            self._follow(directory, cookie, reply, leased=leased, token=token)
-        page = [
-            Listed(
-                e.name, e.ino, e.kind, e.cookie,
-                self.view(e.attr) if e.attr and not self.outdated(e.attr) else None,
-            )
-            for e in reply.entries
-        ]  # fmt: skip
-        return await self._with_attributes(page)
-
-    def _follow(
-        self, directory: Directory, cookie: int, reply: meta.ReadDirReply, *, leased: bool,
-        token: int,
-    ) -> None:  # fmt: skip
-        """Keep track of how far a listing went under one lease; note when it is whole."""
-        node = self.client.cache.peek(directory.ino)
-        if node is None or not leased:
-            directory.epoch = -1
-            return
-        if cookie == 0:
-            directory.epoch = node.epoch
-        elif node.epoch != directory.epoch or cookie != directory.reached:
-            directory.epoch = -1
-            return
-        directory.reached = reply.entries[-1].cookie if reply.entries else cookie
-        if reply.end:
-            self.client.cache.complete(directory.ino, token)
-
-    async def _with_attributes(self, page: list[Listed]) -> list[Listed]:
-        """Ask other shards for the attributes of their inodes; drop those that went meanwhile."""
-        if all(listed.attr is not None for listed in page):
-            return page
-        out = list(page)
-        failed: list[CfsError] = []
-
-        async def ask(index: int) -> None:
-            try:
-                attr = await self.getattr(page[index].ino)
-            except CfsError as error:
-                if not isinstance(error, FsError):
-                    failed.append(error)
-                attr = None
-            out[index] = msgspec.structs.replace(page[index], attr=attr)
-
-        async with trio.open_nursery() as nursery:
-            for index, listed in enumerate(page):
-                if listed.attr is None:
-                    nursery.start_soon(ask, index)
-        if failed:
-            raise failed[0]
-        return out
 
     def _take_handle(self) -> int:
         handle = self._next_fh

@@ -14,7 +14,7 @@ from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
 from cfs.fs.client.contents import Contents
-from cfs.fs.client.names import Listed
+from cfs.fs.client.listing import Listed
 
 LINKS_MAX = 40
 _PIECE = 1 << 20

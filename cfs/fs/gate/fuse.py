@@ -8,6 +8,7 @@ kernel caches what this `Files` holds leases for, and is not told of changes mad
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import signal
@@ -20,7 +21,7 @@ import trio
 
 from cfs.fs.client.client import NoKernel
 from cfs.fs.client.files import Files
-from cfs.fs.gate.fuse_handlers import REQUEST_BYTES, Gate
+from cfs.fs.gate.fuse_handlers import Gate
 
 __all__ = ["Gate", "MountOptions", "serve_mount"]
 
@@ -65,18 +66,19 @@ async def serve_mount(
 ) -> None:
     """Mount `files` and serve until unmounted, SIGTERM, SIGINT or cancelled.
 
-    Returns unmounted, with everything committed. Raises RuntimeError when the mount is refused,
-    and what could not be committed.
+    Returns unmounted, with everything committed. Raises OSError or RuntimeError when the mount is
+    refused, and what could not be committed. `files` is closed on return: its nursery may end.
     """
+    await _clear_dead_mount(mountpoint)
     gate = Gate(files)
     pyfuse3.init(gate, mountpoint, options.words())
     device = _device_of(mountpoint)
     files.attach(gate.invalidator)
     try:
-        _raise_readahead(device)
         async with trio.open_nursery() as nursery:
             if options.signals:
                 await nursery.start(_end_on_signal)
+            nursery.start_soon(_raise_readahead, mountpoint, device)
             task_status.started()
             await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS_MAX)
             nursery.cancel_scope.cancel()
@@ -107,11 +109,26 @@ def _device_of(mountpoint: str) -> str | None:
     return found
 
 
-def _raise_readahead(device: str | None) -> None:
+async def _raise_readahead(mountpoint: str, device: str | None) -> None:
     """Let the kernel read ahead in large requests; only root may, and it is only faster."""
-    if device is not None:
-        with contextlib.suppress(OSError):
-            Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(READAHEAD_KIB))
+    # the kernel sets its own figure when the connection is made: an answer proves that it was
+    with contextlib.suppress(OSError):
+        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        if device is not None:
+            knob = trio.Path(f"/sys/class/bdi/{device}/read_ahead_kb")
+            await knob.write_text(str(READAHEAD_KIB))
+
+
+async def _clear_dead_mount(mountpoint: str) -> None:
+    """Detach a mount whose process was killed: it answers ENOTCONN to everything."""
+    try:
+        await trio.to_thread.run_sync(os.stat, mountpoint)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
+        _LOG.warning("dead_mount_detached", mountpoint=mountpoint)
+        command = ["fusermount3", "-u", "-z", mountpoint]
+        await trio.run_process(command, check=False, capture_stderr=True)
 
 
 def _abort(device: str | None) -> None:

@@ -33,7 +33,7 @@ from cfs.core.errors import (
     Retryable,
 )
 from cfs.fs.client.files import Files
-from cfs.fs.client.names import Listed
+from cfs.fs.client.listing import Listed
 from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
@@ -221,7 +221,7 @@ class Gate(pyfuse3.Operations):
         await self.files.rmdir(parent_inode, name)
 
     @_answers
-    async def rename(  # noqa: PLR0917 as pyfuse3 calls it
+    async def rename(
         self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
         flags: int, ctx: Any,
     ) -> None:  # fmt: skip

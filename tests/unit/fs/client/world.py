@@ -152,7 +152,9 @@ class Pool:
             try:
                 answer = await world.serve(node, method, recode(row.request, request), self.peer)
             except CfsError as error:
-                raise from_wire(msgspec.msgpack.decode(msgspec.msgpack.encode(error.to_wire()))) from None
+                raise from_wire(
+                    msgspec.msgpack.decode(msgspec.msgpack.encode(error.to_wire()))
+                ) from None
             if world.lose and world.lose[0](method, request):
                 world.lose.pop(0)
                 raise Unavailable("the reply was lost")
@@ -243,12 +245,20 @@ class World:
             for n, g in self.groups.items()
         }
         nodes = tuple(
-            Node(node_id=n, name=f"meta{n}", role=Role.META, host="", port=0, domain=f"d{n}", state=NodeState.IN)
+            Node(
+                node_id=n,
+                name=f"meta{n}",
+                role=Role.META,
+                host="",
+                port=0,
+                domain=f"d{n}",
+                state=NodeState.IN,
+            )
             for n in (1, 2)
         )
         self.map = ClusterMap(
-            epoch=1, cluster_id=b"", name="t", site=0, shard_count=1, profile=Profile(data=2, parity=1),
-            key_version=1, nodes=nodes,
+            epoch=1, cluster_id=b"", name="t", site=0, shard_count=1,
+            profile=Profile(data=2, parity=1), key_version=1, nodes=nodes,
             groups=(ShardPlacement(group=0, voters=(1,)), ShardPlacement(group=1, voters=(1, 2))),
             placement=((11, 12, 13),),
         )  # fmt: skip
@@ -279,11 +289,25 @@ class World:
             node_id=0, epoch=1, started_ms=0, store=StoreStat(capacity=1 << 35, free=self.free)
         )
         nodes = tuple(
-            root.NodeStatus(node_id=n, name="", role="storage", address="", state="in", seen_ms_ago=1, heartbeat=beat)
+            root.NodeStatus(
+                node_id=n,
+                name="",
+                role="storage",
+                address="",
+                state="in",
+                seen_ms_ago=1,
+                heartbeat=beat,
+            )
             for n in (11, 12, 13)
         )
         return root.Status(
-            map=self.map, leader=1, nodes=nodes, logical_bytes=0, inodes=7, inline_bytes=0, health="ok"
+            map=self.map,
+            leader=1,
+            nodes=nodes,
+            logical_bytes=0,
+            inodes=7,
+            inline_bytes=0,
+            health="ok",
         )
 
     def lead(self, node: int | None) -> None:

@@ -1,0 +1,173 @@
+"""The operations on attributes, extended ones too, and the figures of the whole file system.
+
+`setattr` commits a file's dirty bytes first, so no later size, mode or time survives without them;
+a size is set under the WRITE lease, in order with the file's commits. Extended attributes are
+cached under the inode's lease: their names all together, small values one by one.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+import msgspec
+
+from cfs.core.api import meta
+from cfs.core.api.meta import Attr, Lease
+from cfs.core.errors import CfsError, FsError
+from cfs.fs.client.file import File
+from cfs.fs.client.listing import Listings
+from cfs.fs.client.space import Totals
+
+SIZE_MAX = (1 << 63) - 1
+XATTR_CACHED_MAX = 4096
+
+
+class Attributes(Listings):
+    """Attribute operations of `Files`."""
+
+    async def setattr(
+        self, ino: int, *, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None, size: int | None = None, atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Attr:  # fmt: skip
+        """Change attributes; None leaves one. Raises EFBIG, EINVAL, EISDIR, ENOENT, ENOSPC."""
+        client = self.client
+        op = meta.SetAttr(
+            ino=ino, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
+        )
+        if size is not None:
+            return await self._set_size(op, size)
+        file = client.writeback.files.get(ino)
+        if file is not None and file.unclean:
+            await client.writeback.flush(file, client.deadline())
+        if file is not None and file.writable:
+            async with file.flush_lock:  # in order with commits, which carry times
+                return await self._set(op, file)
+        return await self._set(op, file)
+
+    async def _set(self, op: meta.SetAttr, file: File | None) -> Attr:
+        client = self.client
+        shard = client.cache.node(op.ino).shard
+        data = file is not None and file.writable
+        with client.writeback.request() as token:
+            _, result = await client.session.mutate(
+                shard, op, deadline=client.deadline(), data=data
+            )
+            attr = result.attrs[0]
+            client.cache.learn_change(attr, token)
+        if file is not None:
+            file.changed(attr)
+            if op.mtime_ns is not None:
+                file.mtime_ns = op.mtime_ns
+            if op.atime_ns is not None:
+                file.atime_ns = 0
+        return self.view(attr)
+
+    async def _set_size(self, op: meta.SetAttr, size: int) -> Attr:
+        """Set the size under the WRITE lease: bytes below it first, those above are forgotten."""
+        if not 0 <= size <= SIZE_MAX:
+            raise FsError(errno.EINVAL if size < 0 else errno.EFBIG)
+        client = self.client
+        attr = await self.getattr(op.ino)
+        if not stat.S_ISREG(attr.mode):
+            raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL)
+        file = client.writeback.file(op.ino)
+        try:
+            while True:
+                deadline = client.deadline()
+                await client.session.ensure(file.node.shard, deadline)
+                await client.writeback.acquire(file, deadline)
+                client.writeback.cut(file.truncate(size) if size < file.size else 0)
+                if file.unclean and size:
+                    await client.writeback.flush(file, deadline)
+                async with file.flush_lock:
+                    if not file.writable:
+                        continue
+                    client.writeback.cut(file.truncate(size))
+                    try:
+                        attr = await self._set(op, file)
+                    except CfsError:
+                        client.cache.forget(op.ino)
+                        raise
+                    file.base_version = attr.data_version
+                    if op.mtime_ns is None:
+                        file.mtime_ns = attr.mtime_ns
+                    if size == 0 and file.node.modes & Lease.WRITE:
+                        file.tiles, file.tiles_start, file.tiles_end = [], 0, 0
+                        file.tiles_epoch = file.node.epoch
+                return attr
+        finally:
+            client.writeback.settle(file)
+
+    async def statfs(self) -> Totals:
+        """Give the cluster's capacity and free space in bytes, and its inodes."""
+        totals = await self.client.space.totals()
+        free = max(0, totals.free - self.client.buffer.used)
+        return msgspec.structs.replace(totals, free=free)
+
+    # --- extended attributes
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        """Give an extended attribute. Raises ENODATA."""
+        names = await self.listxattr(ino)
+        if name not in names:
+            raise FsError(errno.ENODATA)
+        client = self.client
+        node = client.cache.peek(ino)
+        if node is not None and client.cache.leased(node) and name in node.xattrs:
+            return node.xattrs[name]
+        shard = client.cache.node(ino).shard
+        with client.writeback.request() as token:
+            request = meta.GetXattr(shard=shard, session=client.session.id, ino=ino, name=name)
+            reply: meta.XattrReply = await client.session.read(
+                shard, "meta.getxattr", request, deadline=client.deadline()
+            )
+            node = client.cache.peek(ino)
+            keep = node is not None and client.cache.leased(node)
+            if (
+                node
+                and keep
+                and len(reply.value) <= XATTR_CACHED_MAX
+                and client.fences.passes(token, ino)
+            ):
+                node.xattrs[name] = reply.value
+        return reply.value
+
+    async def listxattr(self, ino: int) -> frozenset[bytes]:
+        """Give the names of all extended attributes."""
+        client = self.client
+        await self.getattr(ino)  # under its lease the answer may be kept
+        node = client.cache.node(ino)
+        if node.xattr_names is not None and client.cache.leased(node):
+            return node.xattr_names
+        with client.writeback.request() as token:
+            request = meta.ListXattr(shard=node.shard, session=client.session.id, ino=ino)
+            reply: meta.XattrReply = await client.session.read(
+                node.shard, "meta.listxattr", request, deadline=client.deadline()
+            )
+            names = frozenset(reply.names)
+            if client.cache.leased(node) and client.fences.passes(token, ino):
+                node.xattr_names = names
+        return names
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA..."""
+        await self._change_xattr(meta.SetXattr(ino=ino, name=name, value=value, flags=flags))
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        """Remove an extended attribute. Raises ENODATA."""
+        await self._change_xattr(meta.RemoveXattr(ino=ino, name=name))
+
+    async def _change_xattr(self, op: meta.SetXattr | meta.RemoveXattr) -> None:
+        client = self.client
+        node = client.cache.node(op.ino)
+        with client.writeback.request() as token:
+            try:
+                _, result = await client.session.mutate(node.shard, op, deadline=client.deadline())
+            finally:
+                node.xattr_names = None
+                node.xattrs = {}
+                client.fences.close_ino(op.ino)
+            for attr in result.attrs:
+                client.cache.learn_change(attr, token)
