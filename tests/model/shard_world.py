@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections import Counter, defaultdict
 from typing import Any
@@ -160,7 +161,8 @@ def _check_tree(inodes: dict[int, r.Inode], names: dict[int, list[tuple[int, int
             continue
         assert inode.size == entries[ino], (ino, inode.size, entries[ino])
         if not inode.nlink:
-            assert not found and not entries[ino]
+            assert not found
+            assert not entries[ino]
             continue
         assert inode.nlink == 2 + subdirectories[ino], (ino, inode.nlink, subdirectories[ino])
         assert [p for p, _ in found] == ([] if ino == ROOT_INO else [inode.parent])
@@ -187,7 +189,7 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
             pages.decode_into(tiles, reached, value)
             assert 0 < len(tiles) <= pages.TILES_MAX
             assert len(value) <= 16 << 10
-            for before, after in zip(tiles, tiles[1:], strict=False):
+            for before, after in itertools.pairwise(tiles):
                 assert not (before.kind is after.kind is ExtentKind.HOLE), "holes are merged"
             for tile in tiles:
                 assert tile.length > 0

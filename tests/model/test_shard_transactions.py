@@ -109,8 +109,9 @@ class Cluster:
             step = Adjust(ino=entry.ino, parent=target if entry.kind == DIR else None)
             plan.setdefault(home(entry.ino), []).append(step)
         if there is not None and not exchange:
-            gone = Empty(ino=there.ino) if there.kind == DIR else Adjust(ino=there.ino,
-                                                                         nlink_delta=-1)  # fmt: skip
+            gone: Step = Empty(ino=there.ino)
+            if there.kind != DIR:
+                gone = Adjust(ino=there.ino, nlink_delta=-1)
             plan.setdefault(home(there.ino), []).append(gone)
         return plan
 
