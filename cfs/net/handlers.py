@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cfs.net.peer import Peer
 
 
-class Context(msgspec.Struct, gc=False, kw_only=True):
+class Context(msgspec.Struct, kw_only=True):
     """Who asks, what, and until when."""
 
     peer: Peer

@@ -41,6 +41,8 @@ HELLO_LIMIT_S = 5.0
 HELLO_BYTES_MAX = 4096
 STALL_LIMIT_S = 10.0
 """How long a peer may leave its answers unread before the connection ends."""
+DEADLINE_S_MAX = 4_000_000
+"""What the frame can say; longer is for ever."""
 GATHER_CALLS = 4
 """With so many calls under way more follow within the turn: gathering saves system calls."""
 
@@ -122,7 +124,7 @@ class Peer:
             request=request_id,
             payload_bytes=size,
             epoch=self._service.epoch(),
-            deadline_ms=max(1, int(timeout_s * 1000)),
+            deadline_ms=max(1, int(min(timeout_s, DEADLINE_S_MAX) * 1000)),
         )
         outbox.push(head, payload, gather=len(calls) >= GATHER_CALLS)
         if self._error is not None:
@@ -231,13 +233,17 @@ class Peer:
                     self.close("closed by the peer")
                     return
                 outbox.corked = True
+                full = False
                 try:
-                    while frame is not None:
+                    while frame is not None and not full:
                         self._dispatch(nursery, *frame)
-                        frame = None if outbox.full else receiver.next_buffered()
+                        # Only requests make answers: whoever just calls never stops reading, else
+                        # two full queues would wait for one another.
+                        full = frame[0].kind == _REQUEST and outbox.full
+                        frame = None if full else receiver.next_buffered()
                 finally:
                     outbox.uncork()
-                if outbox.full:
+                if full:
                     await self._stall()
         except CfsError as error:
             self._reject(error)

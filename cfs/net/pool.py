@@ -23,8 +23,11 @@ from cfs.net.ports import Transport
 
 BACKOFF_S_MIN = 0.05
 BACKOFF_S_MAX = 1.0
-CONNECT_LIMIT_S = 3.0
+CONNECT_LIMIT_S = 2.0
 """Connect, TLS and hello; a cut link is noticed in this time."""
+GRACE_S = 0.1
+"""How long calls wait for another attempt at a node whose last one failed: a cut link must not hold
+callers who could ask another node, and a node that is back answers within this."""
 BULK_METHODS = frozenset({"store.put", "store.get", "raft.snapshot"})
 POSTS_MAX = 256
 """One-way messages kept per node while its connection is being made."""
@@ -40,6 +43,7 @@ class _Link:
         self.changed = trio.Event()
         self.error = "the connection was lost"
         self.refused = False
+        self.failed = False
         self.retry_at = 0.0
         self.backoff_s = BACKOFF_S_MIN
         self.address: tuple[str, int] | None = None
@@ -168,12 +172,14 @@ class Pool:
 
     async def _connected(self, node: int, bulk: bool, timeout_s: float) -> Peer:  # noqa: FBT001
         link = self._link(node, bulk)
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(min(timeout_s, GRACE_S) if link.failed else timeout_s):
             self._start(node, bulk, link)
             while link.connecting:
                 await link.changed.wait()
             if link.peer is not None and link.peer.alive:
                 return link.peer
+            raise link.unavailable(node)
+        if link.failed:
             raise link.unavailable(node)
         raise DeadlineExceeded(f"node {node}: no connection in time")
 
@@ -200,9 +206,11 @@ class Pool:
         try:
             peer = await self._open(*address, node)
             link.backoff_s = BACKOFF_S_MIN
+            link.failed = False
         except CfsError as error:
             link.error = str(error)
             link.refused = isinstance(error, Refused)
+            link.failed = True
             link.retry_at = trio.current_time() + link.backoff_s
             link.backoff_s = min(2 * link.backoff_s, BACKOFF_S_MAX)
             link.posts.clear()

@@ -239,6 +239,29 @@ def test_callers_wait_for_room_and_go_on(make, monkeypatch):
     play(make, story)
 
 
+def test_full_queues_both_ways_do_not_wait_for_one_another(make, monkeypatch):
+    monkeypatch.setattr(outbox, "QUEUE_BYTES_MAX", 1 << 20)
+
+    async def story(_world, _server, pool):
+        async def one():
+            payload = bytes(900_000)
+            _, back = await pool.call(1, "meta.statfs", statfs(), payload, timeout_s=8)
+            assert len(back) == len(payload)
+
+        await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
+        peer = pool.peer(1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(one)
+            with trio.move_on_after(0.01):
+                while True:
+                    await peer._outbox.wait_room()
+                    peer.post("meta.statfs", statfs(), bytes(1 << 20))
+                    await trio.lowlevel.checkpoint()
+
+    play(make, story)
+
+
 def test_no_room_before_the_deadline_is_a_deadline(monkeypatch):
     monkeypatch.setattr(calls, "CALLS_BYTES_MAX", 1000)
 

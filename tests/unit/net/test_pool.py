@@ -129,6 +129,25 @@ def test_a_hanging_connect_ends_with_the_callers_deadline_or_its_own():
     play(memory_make(), story, clock=virtual())
 
 
+def test_a_known_dead_node_does_not_hold_callers_while_it_is_tried_again():
+    async def story(_world, _server, pool, transport):
+        transport.hangs = True
+        with pytest.raises(Unavailable):
+            await pool.call(1, "meta.statfs", statfs(), timeout_s=30)
+        for _ in range(50):
+            began = trio.current_time()
+            with pytest.raises(Unavailable):
+                await pool.call(1, "meta.statfs", statfs(), timeout_s=30)
+            assert trio.current_time() - began <= 0.11
+            await trio.sleep(0.05)
+        assert transport.attempts >= 2
+        transport.hangs = False
+        await trio.sleep(3)
+        await pool.call(1, "meta.statfs", statfs(), timeout_s=5)
+
+    play(memory_make(), story, clock=virtual())
+
+
 def test_unknown_nodes_are_unavailable(make):
     async def story(_world, _server, pool, _transport):
         with pytest.raises(Unavailable, match="not in the cluster map"):
