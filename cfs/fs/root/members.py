@@ -33,6 +33,10 @@ STEP_S = 10.0
 """A membership change that takes longer is abandoned and looked at anew."""
 HANDOVER_PAUSE_S = 3.0
 """At most one leadership transfer in so long, from this node."""
+CREATES_AT_ONCE = 8
+"""Each blocks the loop for one sync of the log."""
+CHANGES_AT_ONCE = 8
+"""Groups that change members at the same time: each may stream a snapshot."""
 LAG_MAX = 256
 """Entries a learner may be behind and still count as caught up."""
 
@@ -101,11 +105,15 @@ class Members:
                 await trio.sleep(PERIOD_S)
 
     def _create_missing(self) -> None:
+        created = 0
         for wanted in self._view.map.groups:
             mine = self._me in wanted.voters or self._me in wanted.learners
             if mine and wanted.group not in self._host.groups:
                 self._host.create(wanted.group, ())
                 _LOG.info("replica_created", group=wanted.group)
+                created += 1
+                if created == CREATES_AT_ONCE:
+                    return
 
     async def _remove_left(self) -> None:
         """Drop replicas of groups that neither the map nor the group's membership gives us."""
@@ -116,7 +124,9 @@ class Members:
             config: Config = group.config
             members = config.voters + config.learners + config.outgoing
             # A passive replica that no leader has found yet has an empty membership: it stays.
-            if number not in wanted and members and self._me not in members:
+            # So does one whose membership is not committed: it may be needed after all.
+            left = members and self._me not in members and group.machine.config_settled
+            if number not in wanted and left:
                 await self._host.remove(number)
                 _LOG.info("replica_removed", group=number)
 
@@ -142,6 +152,8 @@ class Members:
             )
             if step is None:
                 continue
+            if len(self._busy) + len(due) >= CHANGES_AT_ONCE:
+                break
             if step.transfer:
                 if now - self._handed_over_at < HANDOVER_PAUSE_S:
                     continue

@@ -70,7 +70,7 @@ class RootOffice:
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
-            placer=Placer(self.replica, self.workers["placement"]),
+            placer=Placer(self.replica, self.workers["placement"], threads),
             collector=self.collector,
             directory=home,
             threads=threads,

@@ -24,6 +24,7 @@ from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import Wal
 from cfs.fs.root import bootstrap, members, renewal
 from cfs.fs.root.bootstrap import Plan, create_cluster
+from cfs.fs.root.detector import Limits
 from cfs.fs.root.directory import NodeDirectory
 from cfs.fs.root.heartbeat import HeartbeatSender
 from cfs.fs.root.join import join
@@ -89,7 +90,7 @@ class Process:
             self.office = RootOffice(
                 home=self.home, member=self.member, host=self.host, view=self.view,
                 calls=self.pool, shards=NoShards(), clock=SystemClock(),
-                entropy=SystemEntropy(), threads=threads,
+                entropy=SystemEntropy(), threads=threads, limits=Limits(silence_s=1.0),
             )  # fmt: skip
             self.handlers = {
                 **self.office.handlers,
@@ -145,14 +146,15 @@ def make_first(path: Path) -> None:
 
 
 @asynccontextmanager
-async def first_node(tmp_path: Path) -> AsyncIterator[tuple[trio.Nursery, Process]]:
+async def first_node(tmp_path: Path) -> AsyncIterator[tuple[trio.Nursery, Process, Process]]:
     make_first(tmp_path / "m1")
     with trio.fail_after(25):
         async with trio.open_nursery() as nursery:
-            await nursery.start(Process(tmp_path / "m1", meta=True).run)
+            first = Process(tmp_path / "m1", meta=True)
+            await nursery.start(first.run)
             admin = Process(tmp_path / "m1" / "admin", meta=False)
             await nursery.start(admin.run)
-            yield nursery, admin
+            yield nursery, admin, first
             nursery.cancel_scope.cancel()
 
 
@@ -167,7 +169,7 @@ def test_three_meta_nodes_and_storage_come_together(
     monkeypatch.setattr(members, "HANDOVER_PAUSE_S", 0.2)
 
     async def main() -> None:
-        async with first_node(tmp_path) as (nursery, admin):
+        async with first_node(tmp_path) as (nursery, admin, first):
             metas: list[Process] = []
             for name in ("m2", "m3"):
                 token = (await admin.admin("token_create", role="meta"))["token"]
@@ -198,8 +200,29 @@ def test_three_meta_nodes_and_storage_come_together(
             assert {n.name for n in status.nodes if n.heartbeat} == {
                 "m1", "m2", "m3", "s1", "s2", "s3",
             }  # fmt: skip
+            await _lose_the_root_leader(admin, [first, *metas])
 
     trio.run(main)
+
+
+async def _lose_the_root_leader(admin: Process, metas: list[Process]) -> None:
+    """Stop it: another leads, calls it down, hands out sessions never given, and hands back."""
+    before = (await admin.leader.ask("root.session", root.NewSession(client="a"))).session
+    (lost,) = [p for p in metas if p.office is not None and p.office.replica.leads]
+    others = [p for p in metas if p is not lost]
+    lost.scope.cancel()
+    after = (await admin.leader.ask("root.session", root.NewSession(client="a"))).session
+    assert after > before
+    me = lost.member.node_id
+
+    def state(process: Process) -> NodeState | None:
+        node = process.view.node(me)
+        return None if node is None else node.state
+
+    for process in others:
+        await until(lambda p=process: state(p) == NodeState.DOWN)
+    status = await admin.leader.ask("root.status", root.GetStatus(), timeout_s=10)
+    assert any(f"node {lost.member.name} " in text for text in status.problems)
 
 
 def test_the_authority_is_changed_while_everybody_works(
@@ -208,7 +231,7 @@ def test_the_authority_is_changed_while_everybody_works(
     monkeypatch.setattr(renewal, "LOOK_S", 0.05)
 
     async def main() -> None:
-        async with first_node(tmp_path) as (nursery, admin):
+        async with first_node(tmp_path) as (nursery, admin, _first):
             token = (await admin.admin("token_create", role="storage"))["token"]
             await join(token, tmp_path / "s1", name="s1", host="127.0.0.1", port=free_port())
             storage = Process(tmp_path / "s1", meta=False)
@@ -237,7 +260,7 @@ def test_the_authority_is_changed_while_everybody_works(
 
 def test_joining_needs_a_good_token_and_an_empty_directory(tmp_path: Path) -> None:
     async def main() -> None:
-        async with first_node(tmp_path) as (_nursery, admin):
+        async with first_node(tmp_path) as (_nursery, admin, _first):
             token = (await admin.admin("token_create", role="client"))["token"]
             for wrong, error in ((token[:-9], Malformed), ("nonsense", Malformed)):
                 with pytest.raises(error):
@@ -264,7 +287,7 @@ def test_joining_needs_a_good_token_and_an_empty_directory(tmp_path: Path) -> No
 
 def test_an_interrupted_enrolment_continues_with_its_key(tmp_path: Path) -> None:
     async def main() -> None:
-        async with first_node(tmp_path) as (_nursery, admin):
+        async with first_node(tmp_path) as (_nursery, admin, _first):
             token = (await admin.admin("token_create", role="client"))["token"]
             await join(token, tmp_path / "c", name="c")
             home = NodeDirectory(tmp_path / "c")

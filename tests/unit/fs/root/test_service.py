@@ -35,6 +35,7 @@ from tests.unit.fs.root.fakes import (
     FakeCalls,
     FakeHost,
     FixedClock,
+    InlineThreads,
     SeededEntropy,
     peer,
 )
@@ -73,7 +74,7 @@ class Cluster:
         self.view.attach(self.calls)
         self.collected = 0
         self.worker = Worker("placement", "m1")
-        self.placer = Placer(self.replica, self.worker)
+        self.placer = Placer(self.replica, self.worker, InlineThreads())
         status = StatusBuilder(
             node_id=1, replica=self.replica, view=self.view, detector=self.detector,
             shards=FakeShards(), workers=lambda: [self.worker.status()],
