@@ -127,6 +127,32 @@ class Incoming:
         return GroupRecord(1, self.slot, meta.index, meta.term, meta.config, self._digest)
 
 
+def check_digest(store: LmdbStore, group: int) -> SnapshotMeta | None:
+    """Read every record of a group as LMDB holds it, and compare their digest with the kept one.
+
+    Gives what it holds; None when the group was never flushed. Raises Corrupt when records are
+    missing, superfluous or damaged; Unavailable when the map grew meanwhile.
+    """
+    view = store.view()
+    try:
+        data = view.get(meta_key(group))
+        if data is None:
+            return None
+        record = decode_group(data)
+        total = 0
+        for key, value in view.scan(*slot_range(record.slot)):
+            total += record_hash(key[2:], value)
+    finally:
+        view.close()
+    if record.digest and (total & _DIGEST_MASK).to_bytes(16, "little") != record.digest:
+        raise Corrupt(
+            f"group {group}: the records at {record.applied} have another digest than was kept: "
+            "remove this replica and let its peers rebuild it",
+            group=group,
+        )
+    return SnapshotMeta(index=record.applied, term=record.term, config=record.config)
+
+
 def wipe(store: LmdbStore, slot: int) -> None:
     """Remove a slot's records, some thousand a transaction."""
     start, end = slot_range(slot)

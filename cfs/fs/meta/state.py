@@ -83,7 +83,11 @@ def record_hash(key: bytes, value: bytes) -> int:
 
 
 class State:
-    """All groups' state in one LMDB environment, which this object owns."""
+    """All groups' state in one LMDB environment, which this object owns.
+
+    In production the store is opened with `sync=True`: without it LMDB does not order its writes,
+    and power loss during a flush could leave it unreadable.
+    """
 
     def __init__(self, store: LmdbStore) -> None:
         self.store = store

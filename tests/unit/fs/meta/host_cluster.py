@@ -77,6 +77,7 @@ class Node:
         self.host = Host(
             node=self.node, log=log, state=State(store), machines=lambda _group: Counter(),
             send=self, threads=TrioThreads(), seed=self.cluster.seed, settings=settings,
+            inline_log=self.cluster.inline_log,
         )  # fmt: skip
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
@@ -116,9 +117,13 @@ class Node:
 class Cluster:
     """Nodes 1..count."""
 
-    def __init__(self, path: Path, *, count: int = 3, seed: int = 1, disk: Any = None) -> None:
+    def __init__(
+        self, path: Path, *, count: int = 3, seed: int = 1, disk: Any = None,
+        inline_log: bool = False,
+    ) -> None:  # fmt: skip
         self.seed = seed
         self.pieces = 0
+        self.inline_log = inline_log
         self.cut: set[int] = set()
         make = disk or (lambda _path: MemoryDirectory())
         self.nodes = {

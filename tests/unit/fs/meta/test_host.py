@@ -81,6 +81,20 @@ async def test_proposals_are_applied_everywhere(tmp_path: Path) -> None:
 
 
 @story
+async def test_the_log_can_be_written_in_the_loop(tmp_path: Path) -> None:
+    async with running(tmp_path, inline_log=True) as (cluster, nursery):
+        for number in range(10):
+            await cluster.propose(b"k%d=v" % number)
+        for node in cluster.nodes.values():
+            await node.stop()
+            assert isinstance(node.directory, MemoryDirectory)
+            node.directory.crash()
+            await node.start(nursery)
+        await cluster.propose(b"more=v")
+        await same_digests(cluster)
+
+
+@story
 async def test_reads_under_a_lease_do_not_wait(tmp_path: Path) -> None:
     async with running(tmp_path) as (cluster, _):
         leader = await cluster.leader()

@@ -14,7 +14,7 @@ from cfs.core.errors import Corrupt, Malformed, Unavailable
 from cfs.core.raft.message import Config
 from cfs.fs.kv.lmdb_store import LmdbStore
 from cfs.fs.meta.peers import MESSAGE_BYTES_MAX, PoolSender
-from cfs.fs.meta.snapshot import PIECE_BYTES, Incoming, Outgoing, wipe_orphans
+from cfs.fs.meta.snapshot import PIECE_BYTES, Incoming, Outgoing, check_digest, wipe_orphans
 from cfs.fs.meta.state import GroupState, State, encode_group, meta_key, slot_range
 
 
@@ -102,6 +102,23 @@ def test_orphans_are_wiped_and_others_stay(store: LmdbStore) -> None:
     state = State(store)
     assert len(list(state.groups[7].scan(b"", b"\xff"))) == 10
     assert state.free_slot() == 1
+
+
+def test_a_record_made_absent_is_noticed(store: LmdbStore) -> None:
+    group = fill(State(store), 300)
+    meta = check_digest(store, 7)
+    assert meta is not None
+    assert meta.index == 1
+    assert check_digest(store, 8) is None
+    key = slot_range(group.slot)[0] + b"key000100"
+    kept = store.get(key)
+    assert kept is not None
+    for damage in (None, kept + b"x"):
+        store.write([(key, damage)], sync=True)
+        with pytest.raises(Corrupt, match="group 7"):
+            check_digest(store, 7)
+    store.write([(key, kept)], sync=True)
+    assert check_digest(store, 7) == meta
 
 
 class Pool:
