@@ -270,3 +270,155 @@ def test_no_lease_after_the_leader_ordered_an_election():
     machine.step(m.Tick(now_ms=11_500))
     assert _of(machine.step(m.Propose(token=4, data=b"")), m.Proposed), "the transfer is over"
     assert not machine.lease_holds, "the order may still arrive"
+
+
+def test_a_vote_in_a_term_already_saved_is_saved_too():
+    machine = _machine(2)
+    machine.step(m.Tick(now_ms=0))
+    later = m.AppendReply(group=7, sender=1, receiver=2, term=4, index=0, rejected=True)
+    first = _of(machine.step_many([m.Tick(now_ms=9000), _got(later)]), m.Save)[0]
+    assert (first.state.term, first.state.vote) == (4, 0)
+    vote = m.Vote(group=7, sender=3, receiver=2, term=4, last_index=0, last_term=0)
+    effects = machine.step(_got(vote))
+    assert _of(effects, m.Save)[0].state.vote == 3
+    assert effects.index(_of(effects, m.Save)[0]) < effects.index(_sent(effects, m.VoteReply)[0])
+
+
+def test_no_vote_for_a_log_that_lacks_something():
+    for last_index, last_term, granted in (
+        (1, 2, True),
+        (9, 1, False),
+        (0, 2, False),
+        (0, 3, True),
+    ):
+        machine = _machine(2, entries=[_command(1, 2)], state=m.HardState(term=2))
+        machine.step(m.Tick(now_ms=0))
+        vote = m.Vote(
+            group=7, sender=3, receiver=2, term=5, last_index=last_index, last_term=last_term
+        )
+        effects = machine.step_many([m.Tick(now_ms=9000), _got(vote)])
+        assert _sent(effects, m.VoteReply)[0].message.granted is granted
+
+
+def test_entries_of_earlier_terms_are_not_committed_by_counting():
+    machine = _machine(entries=[_command(1, 1), _command(2, 1)], state=m.HardState(term=1))
+    effects = _elect(machine)
+    number = _of(effects, m.Save)[-1].number
+    address = {"group": 7, "sender": 2, "receiver": 1, "term": 2}
+    machine.step_many([m.Saved(number=number), _got(m.AppendReply(**address, index=2))])
+    assert machine.match(2) == 2
+    assert machine.commit == 0
+    machine.step(_got(m.AppendReply(**address, index=3)))
+    assert machine.commit == 3
+
+
+def test_a_follower_commits_only_what_the_append_covered():
+    machine = _machine(2, entries=[_command(i, 1) for i in (1, 2, 3)], state=m.HardState(term=1))
+    machine.step(_append((1, 1), term=2, commit=3))
+    assert machine.commit == 1, "its entries 2 and 3 may not be the leader's"
+
+
+def _leading(**changes) -> Machine:
+    """Give a leader of nodes 1, 2, 3 whose empty entry, index 1, is committed everywhere."""
+    machine = _machine(**changes)
+    _elect(machine)
+    address = {"group": 7, "receiver": 1, "term": 1}
+    machine.step_many(
+        [m.Saved(number=2)]
+        + [_got(m.AppendReply(**address, sender=peer, index=1)) for peer in (2, 3)]
+    )
+    assert machine.commit == 1
+    return machine
+
+
+def test_a_joint_configuration_is_left_only_once_both_halves_hold_it():
+    machine = _leading()
+    effects = machine.step_many(
+        [m.ProposeConfig(token=1, voters=(1, 4, 5)), m.Propose(token=2, data=b"later")]
+    )
+    joint = machine.config
+    assert joint == m.Config(voters=(1, 4, 5), outgoing=(1, 2, 3))
+    address = {"group": 7, "receiver": 1, "term": 1}
+    machine.step_many(
+        [
+            m.Saved(number=_of(effects, m.Save)[0].number),
+            _got(m.AppendReply(**address, sender=2, index=3)),
+            _got(m.AppendReply(**address, sender=4, index=1)),
+        ]
+    )
+    assert (machine.commit, machine.config) == (1, joint)
+    machine.step(_got(m.AppendReply(**address, sender=4, index=2)))
+    assert (machine.commit, machine.config) == (2, m.Config(voters=(1, 4, 5)))
+
+
+def test_an_earlier_commit_does_not_end_a_joint_configuration():
+    machine = _leading()
+    effects = machine.step_many(
+        [m.Propose(token=1, data=b"a"), m.ProposeConfig(token=2, voters=(1, 2, 4, 5))]
+    )
+    joint = machine.config
+    address = {"group": 7, "receiver": 1, "term": 1}
+    replies = [_got(m.AppendReply(**address, sender=peer, index=2)) for peer in (2, 4)]
+    machine.step_many([m.Saved(number=_of(effects, m.Save)[0].number), *replies])
+    assert (machine.commit, machine.config) == (2, joint)
+
+
+def test_the_lease_counts_from_when_the_heartbeat_was_sent():
+    machine = _leading()
+    effects = machine.step(m.Tick(now_ms=11_000))
+    sent = _sent(effects, m.Beat)[0].message
+    reply = m.BeatReply(group=7, sender=2, receiver=1, term=1, round=sent.round)
+    machine.step_many([m.Tick(now_ms=11_700), _got(reply)])
+    assert machine.lease_holds
+    effects = machine.step_many([m.Tick(now_ms=11_760), m.Read(token=1)])
+    assert not _of(effects, m.ReadReady)
+
+
+def test_a_read_waits_for_a_round_that_started_after_it():
+    machine = _leading(settings=Settings(lease_reads=False))
+    first = _sent(machine.step(m.Tick(now_ms=10_500)), m.Beat)[0].message.round
+    second = _sent(machine.step(m.Read(token=1)), m.Beat)[0].message.round
+    assert second == first + 1
+    address = {"group": 7, "sender": 2, "receiver": 1, "term": 1}
+    assert not _of(machine.step(_got(m.BeatReply(**address, round=first))), m.ReadReady)
+    assert _of(machine.step(_got(m.BeatReply(**address, round=second))), m.ReadReady)
+
+
+def test_no_read_before_an_own_entry_is_committed():
+    machine = _machine()
+    number = _of(_elect(machine), m.Save)[-1].number
+    address = {"group": 7, "sender": 2, "receiver": 1, "term": 1}
+    beat = _got(m.BeatReply(**address, round=1))
+    assert not _of(machine.step_many([beat, m.Read(token=1)]), m.ReadReady)
+    append = _got(m.AppendReply(**address, index=1))
+    effects = machine.step_many([m.Saved(number=number), append])
+    assert _of(effects, m.ReadReady) == [m.ReadReady(token=1, index=1)]
+
+
+def test_replies_of_other_terms_change_nothing_or_end_the_term():
+    machine = _machine(entries=[_command(1, 1)], state=m.HardState(term=1))
+    _elect(machine)
+    stale = {"group": 7, "sender": 2, "receiver": 1, "term": 1}
+    machine.step(_got(m.AppendReply(**stale, index=1)))
+    assert machine.match(2) == 0
+    later = m.AppendReply(group=7, sender=2, receiver=1, term=9, index=0, rejected=True)
+    effects = machine.step_many([m.Read(token=3), _got(later)])
+    assert (machine.role, machine.term) == ("follower", 9)
+    assert _of(effects, m.ReadFailed) == [m.ReadFailed(token=3, leader=None)]
+
+
+def test_beats_never_commit_past_the_match():
+    machine = _leading()
+    effects = machine.step(m.Propose(token=1, data=b"a"))
+    address = {"group": 7, "receiver": 1, "term": 1}
+    reply = _got(m.AppendReply(**address, sender=2, index=2))
+    machine.step_many([m.Saved(number=_of(effects, m.Save)[0].number), reply])
+    assert machine.commit == 2
+    beats = _sent(machine.step(m.Tick(now_ms=10_500)), m.Beat)
+    assert {s.message.receiver: s.message.commit for s in beats} == {2: 2, 3: 1}
+
+
+def test_a_leader_of_an_earlier_term_is_told():
+    machine = _machine(2, state=m.HardState(term=5))
+    reply = _sent(machine.step(_append((0, 0), term=3)), m.AppendReply)[0].message
+    assert (reply.term, reply.rejected) == (5, True)
