@@ -48,7 +48,7 @@ from cfs.fs.store.jobs import (
     record_of,
     touched_blocks,
 )
-from cfs.fs.store.place import OpenStore
+from cfs.fs.store.place import OpenStore, open_empty_index, open_index
 from cfs.fs.store.reclaim import (
     PUNCHES_MAX,
     append_or_full,
@@ -105,10 +105,14 @@ class Disk:
         )
         self._log = VolumeLog(directory, disk_id, volume_bytes_max=volume_bytes_max)
         try:
-            self._index = self._open_index(fresh=False)
+            self._index = open_index(open_store)
             self._recover()
         except (CfsError, lmdb.Error) as error:
             self._rebuild(str(error))
+        except OSError:
+            if hasattr(self, "_index"):
+                self._index.close()
+            raise
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -371,17 +375,9 @@ class Disk:
         if hasattr(self, "_index"):
             corrupt_reads = self._index.corrupt_reads
             self._index.close()
-        self._index = self._open_index(fresh=True)
+        self._index = open_empty_index(self._open_store)
         self._index.count_corrupt(corrupt_reads)
         self._recover()
-
-    def _open_index(self, *, fresh: bool) -> FragmentIndex:
-        store = self._open_store(fresh)
-        try:
-            return FragmentIndex(store)
-        except BaseException:
-            store.close()
-            raise
 
     def _intact(self, entry: Entry) -> bool:
         try:

@@ -6,6 +6,7 @@ Decides the layout under a `--dir`: identity and volumes in the directory itself
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import lmdb
 import msgspec
 
-from cfs.core.errors import Corrupt
+from cfs.core.errors import CfsError, Corrupt
 from cfs.core.kv import Store
 from cfs.fs.disk.port import Directory
 from cfs.fs.disk.real import RealDirectory
 from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.store.index import FragmentIndex
 
 OpenStore = Callable[[bool], Store]
 """Open the index's store; True: an empty one, whatever was there."""
@@ -42,6 +44,24 @@ def place_on(path: Path) -> DiskPlace:
         return LmdbStore(index)
 
     return DiskPlace(name=str(path), directory=RealDirectory(path), open_store=open_store)
+
+
+def open_index(open_store: OpenStore, *, fresh: bool = False) -> FragmentIndex:
+    """Open a disk's index. Raises Corrupt, IndexDamaged, lmdb.Error, OSError."""
+    store = open_store(fresh)
+    try:
+        return FragmentIndex(store)
+    except BaseException:
+        store.close()
+        raise
+
+
+def open_empty_index(open_store: OpenStore) -> FragmentIndex:
+    """Make a new index in place of whatever was there. Raises OSError."""
+    try:
+        return open_index(open_store, fresh=True)
+    except (CfsError, lmdb.Error) as error:
+        raise OSError(errno.EIO, f"its index cannot be made: {error}") from error
 
 
 def _check_length(index: Path) -> None:

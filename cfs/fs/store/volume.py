@@ -77,6 +77,7 @@ class VolumeLog:
         self._files: dict[int, File] = {}
         self._lock = threading.Lock()
         self._allocated: dict[int, int] = {}
+        self._changes = 0
         self._cached: deque[_Run] = deque()
         self._cached_bytes = 0
         found = (_NAME.fullmatch(name) for name in directory.names())
@@ -175,6 +176,7 @@ class VolumeLog:
     def punch(self, volume: int, offset: int, length: int) -> None:
         """Free the blocks of a dead record. Durable after a sync of the volume. Raises OSError."""
         self._file(volume).punch(offset, aligned(length))
+        self._changes += 1
         self._allocated.pop(volume, None)
 
     def remove(self, volume: int) -> None:
@@ -203,7 +205,10 @@ class VolumeLog:
             try:
                 known = self._allocated.get(number)
                 if known is None or number == self.active:
-                    known = self._allocated[number] = self._file(number).allocated()
+                    changes = self._changes
+                    known = self._file(number).allocated()
+                    if changes == self._changes:  # else a hole may be newer than the answer
+                        self._allocated[number] = known
             except (OSError, NotFound):
                 continue
             total += known

@@ -50,7 +50,7 @@ class Rig:
     def random_bytes(self, count: int) -> bytes:
         return DISK_ID[:count]
 
-    def open_store(self, fresh: bool) -> CrashStore:
+    def open_store(self, fresh: bool) -> CrashStore:  # noqa: FBT001 - the port has one argument
         if fresh:
             self.store = CrashStore()
         return self.store

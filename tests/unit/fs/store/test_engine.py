@@ -9,6 +9,7 @@ import pytest
 
 from cfs.core.api.store import ChunkRef
 from cfs.core.errors import Corrupt, NoSpace, NotFound, Refused, Unavailable
+from cfs.fs.store.engine import Disk
 from cfs.fs.store.index import IndexDamaged
 
 from .rig import Rig, delete, listing, make_put, read, segment_of, store
@@ -129,6 +130,31 @@ def test_empty_volumes_are_removed_but_never_the_highest():
     rig.crash()
     disk = rig.open()
     assert listing(disk) == [(20, 0), (21, 0)]
+
+
+def test_more_volumes_than_open_files(monkeypatch):
+    monkeypatch.setattr("cfs.fs.store.volume.OPEN_FILES_MAX", 3)
+    rig = Rig(volume=120_000)
+    disk = rig.open()
+    for number in range(1, 13):
+        store(disk, make_put(number, noise(number, 100_000)))
+    assert len(rig.directory.names()) == 12
+    for _ in range(2):
+        for number in range(1, 13):
+            assert read(disk, number) == noise(number, 100_000)
+        disk.close()
+        disk = rig.open()
+
+
+def test_a_disk_whose_index_cannot_be_made_does_not_open():
+    rig = Rig()
+
+    def broken(_fresh):
+        raise Corrupt("no")
+
+    rig.open_store = broken  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="index cannot be made"):
+        rig.open()
 
 
 def test_a_long_deletion_frees_its_space_in_pieces():
@@ -264,19 +290,23 @@ def test_an_index_ahead_of_its_log_is_rebuilt():
     assert "rebuilt" in disk.warnings
 
 
+def fill(disk: Disk, first: int, *, repair: bool = False) -> int:
+    """Put until the disk refuses; give the number refused."""
+    for number in range(first, first + 100):
+        try:
+            store(disk, make_put(number, noise(number, 200_000), repair=repair))
+        except NoSpace:
+            return number
+    raise AssertionError("the disk never filled up")
+
+
 def test_the_reserve_is_for_repair_and_deletion():
     rig = Rig(capacity=4 << 20, reserve=1 << 20)
     disk = rig.open()
-    number = 0
-    with pytest.raises(NoSpace):
-        for number in range(1, 100):
-            store(disk, make_put(number, noise(number, 200_000)))
-    assert number > 10
-    full_at = number
-    store(disk, make_put(full_at, noise(full_at, 200_000), repair=True))
-    with pytest.raises(NoSpace):
-        for number in range(200, 300):
-            store(disk, make_put(number, noise(number, 200_000), repair=True))
+    refused = fill(disk, 1)
+    assert 10 < refused < 20
+    store(disk, make_put(refused, noise(refused, 200_000), repair=True))
+    assert fill(disk, 200, repair=True) < 210
     delete(disk, *range(1, 8))
     store(disk, make_put(400, noise(400, 200_000)))
     assert read(disk, 400) == noise(400, 200_000)

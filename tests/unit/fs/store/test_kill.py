@@ -1,4 +1,4 @@
-"""A process killed in the midst of puts and deletes: what it answered is there, and nothing else is."""
+"""A process killed in the midst of puts and deletes: what it answered is there, no more."""
 
 from __future__ import annotations
 
