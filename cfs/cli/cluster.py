@@ -49,6 +49,33 @@ def init(
 
     Start it with `cfs serve meta`; let others join with `cfs node token` and `cfs node join`.
     """
+    made = make(
+        directory=directory, host=host, port=port, admin=admin, name=name, node=node,
+        domain=domain, profile=profile, shards=shards, groups=groups, log_file=log_file,
+    )  # fmt: skip
+    typer.echo(
+        f"made cluster {name}, profile {profile}, {shards} shards\n"
+        f"  first metadata node  {directory}   start it: cfs serve meta --dir {directory}\n"
+        f"  administrator        {made}\n"
+        f"  save {directory}/master.key and {made} now, away from this machine: see docs/keys.md"
+    )
+
+
+def make(
+    *,
+    directory: Path,
+    host: str,
+    port: int,
+    admin: Path | None,
+    name: str,
+    node: str,
+    domain: str,
+    profile: str,
+    shards: int,
+    groups: int,
+    log_file: str,
+) -> Path:
+    """Make the cluster and its configuration; give the administrator's directory."""
     plan = Plan(
         cluster=name,
         node=node,
@@ -59,7 +86,7 @@ def init(
         shard_count=shards,
         placement_count=groups,
     )
-    member = create_cluster(directory, plan, clock=SystemClock(), entropy=SystemEntropy())
+    create_cluster(directory, plan, clock=SystemClock(), entropy=SystemEntropy())
     write_configuration(
         directory,
         Configuration(
@@ -73,12 +100,7 @@ def init(
         admin.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made, admin)
         made = admin
-    typer.echo(
-        f"made cluster {name} ({member.cluster_id.hex()}), profile {profile}, {shards} shards\n"
-        f"  first metadata node  {directory}   start it: cfs serve meta --dir {directory}\n"
-        f"  administrator        {made}\n"
-        f"  save {directory}/master.key and {made} now, away from this machine: see docs/keys.md"
-    )
+    return made
 
 
 def parse_profile(text: str) -> Profile:

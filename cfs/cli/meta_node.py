@@ -136,7 +136,7 @@ class MetaNode:
         self.led_root = LedRoot(
             replica=self.replica,
             detector=detector,
-            placer=Placer(self.replica, self.workers["placer"]),
+            placer=Placer(self.replica, self.workers["placer"], process.threads),
             collector=collector,
             directory=process.home,
             threads=process.threads,

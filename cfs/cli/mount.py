@@ -28,13 +28,24 @@ def mount(
     ] = False,
 ) -> None:
     """Mount the file system; returns when it is usable."""
+    _check(mountpoint)
+    if foreground:
+        _serve(directory, mountpoint, read_only=read_only)
+    else:
+        start(mountpoint, directory, read_only=read_only)
+        typer.echo(f"mounted {mountpoint}; 'cfs umount {mountpoint}' unmounts")
+
+
+def _check(mountpoint: Path) -> None:
     if os.path.ismount(mountpoint):
         raise Refused(f"{mountpoint} is a mount point already; choose another directory")
     if not mountpoint.is_dir():
         raise Refused(f"{mountpoint} is not a directory; make it first")
-    if foreground:
-        _serve(directory, mountpoint, read_only=read_only)
-        return
+
+
+def start(mountpoint: Path, directory: Path, *, read_only: bool) -> None:
+    """Mount in the background; the mount is usable on return. Raises Refused, ProcessError."""
+    _check(mountpoint)
     configuration_of(directory)
     words = ["mount", "--foreground", "--dir", str(directory.absolute())]
     if read_only:
@@ -50,7 +61,6 @@ def mount(
             processes.stop(directory, patience_s=2)
             raise processes.ProcessError(f"{mountpoint} was not mounted in time; see {output}")
         time.sleep(0.05)
-    typer.echo(f"mounted {mountpoint}; 'cfs umount {mountpoint}' unmounts")
 
 
 def _serve(directory: Path, mountpoint: Path, *, read_only: bool) -> None:

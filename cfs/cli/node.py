@@ -54,7 +54,31 @@ def join(
     log_file: Annotated[str, typer.Option(help="Log file; empty: standard error.")] = "",
 ) -> None:
     """Enrol this directory as a node or client."""
-    disks = tuple(disk or ())
+    joined = enrol_here(
+        directory, token=token, name=name, role=role, host=host, port=port, domain=domain,
+        disks=tuple(disk or ()), log_file=log_file,
+    )  # fmt: skip
+    following = {
+        "meta": f"cfs serve meta --dir {directory}",
+        "storage": f"cfs serve storage --dir {directory}",
+        "client": f"cfs mount --dir {directory} MOUNTPOINT",
+    }
+    typer.echo(f"joined as {joined} {name}; next: {following.get(joined, 'cfs status')}")
+
+
+def enrol_here(
+    directory: Path,
+    *,
+    token: str,
+    name: str,
+    role: str,
+    host: str,
+    port: int,
+    domain: str,
+    disks: tuple[Path, ...],
+    log_file: str,
+) -> str:
+    """Enrol and write the configuration; give the role joined as."""
 
     async def run() -> str:
         member = await enrol(
@@ -72,9 +96,4 @@ def join(
             log=LogSection(file=log_file),
         ),
     )
-    following = {
-        "meta": f"cfs serve meta --dir {directory}",
-        "storage": f"cfs serve storage --dir {directory}",
-        "client": f"cfs mount --dir {directory} MOUNTPOINT",
-    }
-    typer.echo(f"joined as {joined} {name}; next: {following.get(joined, 'cfs status')}")
+    return joined

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -19,6 +20,7 @@ from cfs.core.api.root import NodeStatus, Status
 from cfs.core.errors import CfsError
 
 WATCH_S = 2.0
+WIDTH = 120
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -37,7 +39,15 @@ def status(
     if as_json:
         typer.echo(json.dumps(as_plain(found), indent=2))
     else:
-        Console().print(render(found))
+        show(found)
+
+
+def show(found: Status) -> None:
+    """Print the status for people; wide enough for its tables where there is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    console.print(render(found))
 
 
 def fetch(directory: Path, *, timeout_s: float = 20.0) -> Status:
@@ -93,13 +103,15 @@ def render(found: Status) -> Group:
         f"profile {found.map.profile.data}+{found.map.profile.parity}",
         f"{found.map.shard_count} shards", f"epoch {found.map.epoch}",
     )  # fmt: skip
-    nodes = Table(title=None, header_style="bold")
+    nodes = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("node", "role", "state", "address", "leads", "free", "stored", "memory", "note"):
-        nodes.add_column(column, justify="right" if column in _RIGHT else "left")
+        nodes.add_column(
+            column, justify="right" if column in _RIGHT else "left", no_wrap=column != "note"
+        )
     for node in found.nodes:
         nodes.add_row(*_node_cells(node))
     bytes_ = totals(found)
-    data = Table(header_style="bold")
+    data = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for column in ("logical", "deduplicated", "compressed", "stored", "capacity", "free"):
         data.add_column(column, justify="right")
     data.add_row(

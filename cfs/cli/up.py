@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from cfs.cli import cluster, mount, node, processes
 from cfs.cli.configuration import FILE_NAME
-from cfs.cli.status import fetch, render
+from cfs.cli.status import fetch, show
 from cfs.core.api.root import Status
 from cfs.core.errors import CfsError, DeadlineExceeded, Refused
 from cfs.fs.root.bootstrap import PLACEMENT_COUNT
@@ -53,8 +52,8 @@ def up(
     found = _until_ready(state, strict=first_time)
     mountpoint.mkdir(parents=True, exist_ok=True)
     if not _mounted(mountpoint):
-        mount.mount(mountpoint, state / "client", read_only=False, foreground=False)
-    Console().print(render(found))
+        mount.start(mountpoint, state / "client", read_only=False)
+    show(found)
     typer.echo(
         f"mounted at {mountpoint.absolute()}\n"
         f"look:  cfs status --dir {state}/admin --watch\n"
@@ -75,7 +74,7 @@ def _present(state: Path, wanted: list[tuple[str, str]]) -> list[tuple[str, str]
 
 def _create(state: Path, profile: str, shards: int) -> None:
     state.mkdir(parents=True, exist_ok=True)
-    cluster.init(
+    cluster.make(
         directory=state / "meta1", host=HOST, port=_free_port(), admin=state / "admin",
         name="local", node="meta1", domain="", profile=profile, shards=shards,
         groups=PLACEMENT_COUNT, log_file=LOG_FILE,
@@ -84,10 +83,10 @@ def _create(state: Path, profile: str, shards: int) -> None:
 
 def _join(state: Path, role: str, name: str) -> None:
     token = node.make_token(state / "admin", role)
-    node.join(
+    node.enrol_here(
         directory=state / name, token=token, name=name, role=role,
         host="" if role == "client" else HOST, port=0 if role == "client" else _free_port(),
-        domain=name, disk=[], log_file=LOG_FILE,
+        domain=name, disks=(), log_file=LOG_FILE,
     )  # fmt: skip
 
 
