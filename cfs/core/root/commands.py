@@ -129,7 +129,7 @@ class SetNode(Command, frozen=True, kw_only=True, tag="node"):
 class Place(Command, frozen=True, kw_only=True, tag="place"):
     """Set placement lists, planned from `placement_epoch`.
 
-    Once a session was issued data may exist: from then on members are only appended to a list.
+    Once a client had a session data may exist: from then on members are only appended to a list.
     """
 
     placement_epoch: int
@@ -144,9 +144,13 @@ class PlaceGroups(Command, frozen=True, kw_only=True, tag="groups"):
 
 
 class IssueSessions(Command, frozen=True, kw_only=True, tag="sessions"):
-    """Hand out `count` session ids. Value: the first."""
+    """Hand out `count` session ids. Value: the first.
+
+    `internal`: to a metadata node, whose workers write only what came from a client's session.
+    """
 
     count: int = 1
+    internal: bool = False
 
 
 class PutSecret(Command, frozen=True, kw_only=True, tag="secret"):

@@ -4,7 +4,7 @@ Invariants:
 * a node id, session id, round number or key version is given once;
 * the epoch rises by one with every command that changes the map, and with no other;
 * a token enrols one public key, before it expires, for its role;
-* once a session was issued, placement lists only grow at their end (data may lie where they say);
+* once a client had a session, placement lists only grow at their end (data may lie there);
 * a refused command changes nothing.
 
 What a command should be is decided by the leader's workers (`cfs.fs.root`).

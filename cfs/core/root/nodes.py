@@ -75,7 +75,7 @@ def place(kv: Writer, command: commands.Place) -> int:
         before = get(kv, PlacementRecord, number_key(records.PLACEMENT_PREFIX, number))
         if before is None:
             raise NotFound(f"there is no placement group {number}")
-        if counters.next_session > 1 and members[: len(before.members)] != before.members:
+        if counters.written and members[: len(before.members)] != before.members:
             raise Refused(f"placement group {number} may hold data: it can only grow")
         if len(members) > cluster.profile.total:
             raise Malformed(f"placement group {number} would have {len(members)} members")
@@ -125,5 +125,9 @@ def issue_sessions(kv: Writer, command: commands.IssueSessions) -> int:
         raise Malformed(f"{command.count} sessions at once")
     counters = get_counters(kv)
     first = counters.next_session
-    records.put_counters(kv, msgspec.structs.replace(counters, next_session=first + command.count))
+    written = counters.written or not command.internal
+    records.put_counters(
+        kv,
+        msgspec.structs.replace(counters, next_session=first + command.count, written=written),
+    )
     return first

@@ -69,6 +69,8 @@ class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     key_version: int = 1
     placement_epoch: int = 1
     """Epoch of the last change of nodes, states or placement: what a plan was made from."""
+    written: bool = False
+    """A client was given a session: data may exist from then on."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Proposes where placement groups and Raft replicas go, whenever nodes or states changed.
 
-Storage: until the first session is issued nothing can have been written, so every list is planned
-afresh; from then on lists only grow at their end, while they are short. Moving data is another
+Storage: until the first client has a session nothing can have been written: every list is planned
+afresh. From then on lists only grow at their end, while they are short. Moving data is another
 worker's work. Replicas: onto nodes that are in, off nodes that are out or draining; nothing moves
 while a metadata node is down unless something must.
 """
@@ -58,7 +58,7 @@ class Placer:
         epoch = counters.placement_epoch
         # In a thread: 1024 groups over 100 nodes take a second, and Raft shares this loop. What
         # changes meanwhile makes the machine refuse the plan.
-        lists = await self._threads.run(plan_lists, known, counters.next_session > 1)
+        lists = await self._threads.run(plan_lists, known, counters.written)
         if lists:
             _LOG.info("placement_change", lists=len(lists))
             await self._replica.propose(commands.Place(placement_epoch=epoch, lists=lists))

@@ -72,11 +72,12 @@ class RootService:
         return root.GetMapReply(map=newer, root_leader=self._replica.leader)
 
     async def _session(
-        self, _context: Context, request: root.NewSession, _payload: Any
+        self, context: Context, request: root.NewSession, _payload: Any
     ) -> root.NewSessionReply:
         if len(request.client) > _CLIENT_NAME_MAX:
             raise Refused(f"a client's name has at most {_CLIENT_NAME_MAX} characters")
-        session = await self._replica.propose(commands.IssueSessions())
+        internal = context.peer.role == Role.META
+        session = await self._replica.propose(commands.IssueSessions(internal=internal))
         return root.NewSessionReply(session=session)
 
     async def _keys(

@@ -17,6 +17,7 @@ from cfs.core.api.cluster import ClusterMap, Node, NodeState, Role
 from cfs.core.api.root import NodeStatus, WorkerStatus
 from cfs.core.errors import CfsError
 from cfs.core.ids import ShardId, group_of
+from cfs.core.place.replicas import REPLICAS, size_of
 from cfs.core.root import records
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.replica import RootReplica
@@ -65,6 +66,7 @@ class StatusBuilder:
         now = trio.current_time()
         nodes = tuple(self._node_status(now, n) for n in known.nodes)
         troubles = problems(known, nodes, self._silent)
+        notes = notices(known)
         totals = self._totals.values()
         return root.Status(
             map=known,
@@ -73,8 +75,8 @@ class StatusBuilder:
             logical_bytes=sum(t.logical_bytes for t in totals),
             inodes=sum(t.inodes for t in totals),
             inline_bytes=sum(t.inline_bytes for t in totals),
-            health=health(known, nodes, self._silent, troubles),
-            problems=troubles,
+            health=health(known, self._silent, troubles),
+            problems=troubles + notes,
             workers=tuple(self._workers()),
             sessions=records.get_counters(self._replica.state).next_session - 1,
         )
@@ -134,10 +136,46 @@ def problems(
         for n in nodes
         if n.state in missing
     ]
+    found += [
+        f"{n.role} node {n.name} has joined and was not heard of yet: start it at {n.address}"
+        for n in nodes
+        if n.state == NodeState.JOINING
+    ]
+    found += _replica_problems(known, nodes)
     found += _storage_problems(known, nodes)
-    if len([n for n in known.nodes if n.role == Role.META]) < 3:
-        found.append("fewer than 3 metadata nodes: metadata does not survive losing one, add some")
     return tuple(found)
+
+
+def notices(known: ClusterMap) -> tuple[str, ...]:
+    """Name what the cluster's own making limits; it is as healthy as it can be."""
+    metas = sum(n.role == Role.META and n.state != NodeState.OUT for n in known.nodes)
+    if metas < REPLICAS:
+        return (
+            f"{metas} metadata nodes: metadata survives the loss of one only from 3 on, add some",
+        )
+    return ()
+
+
+def _replica_problems(known: ClusterMap, nodes: Iterable[NodeStatus]) -> list[str]:
+    """Count replicas that are planned and do not vote yet, and groups that have too few."""
+    metas = sum(n.role == Role.META and n.state == NodeState.IN for n in known.nodes)
+    short = sum(len(g.voters) < size_of(g.group, metas) for g in known.groups)
+    voting = {
+        n.node_id: {g.group for g in n.heartbeat.groups if g.role != "learner"}
+        for n in nodes
+        if n.heartbeat is not None and n.state == NodeState.IN
+    }
+    building = sum(
+        voter in voting and group.group not in voting[voter]
+        for group in known.groups
+        for voter in group.voters
+    )
+    found = []
+    if short:
+        found.append(f"{short} Raft groups have fewer replicas than they should: being planned")
+    if building:
+        found.append(f"{building} metadata replicas are being built")
+    return found
 
 
 def _storage_problems(known: ClusterMap, nodes: Iterable[NodeStatus]) -> list[str]:
@@ -173,14 +211,8 @@ def _storage_problems(known: ClusterMap, nodes: Iterable[NodeStatus]) -> list[st
     return found
 
 
-def health(
-    known: ClusterMap,
-    nodes: Iterable[NodeStatus],
-    silent_shards: Iterable[int],
-    troubles: tuple[str, ...],
-) -> str:
+def health(known: ClusterMap, silent_shards: Iterable[int], troubles: tuple[str, ...]) -> str:
     """Sum it up: `down` when something cannot be served, `degraded` when a loss is near."""
-    del nodes
     writable = sum(
         n.role == Role.STORAGE and n.state in (NodeState.IN, NodeState.DRAINING)
         for n in known.nodes
