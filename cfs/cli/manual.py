@@ -63,15 +63,15 @@ def _page(name: str, command: Any) -> str:
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     lines += [".SH SYNOPSIS", f".B {_escape(name)}", "[\\fIOPTIONS\\fR]"]
-    lines += [f".I {_escape(a.human_readable_name.upper())}" for a in arguments]
+    lines += [f".I {_escape(str(a.name).upper())}" for a in arguments]
     lines += [".SH DESCRIPTION", *[_escape(line) if line else ".PP" for line in text.split("\n")]]
     if arguments or options:
         lines.append(".SH OPTIONS")
     for argument in arguments:
-        shown = _escape(argument.human_readable_name.upper())
+        shown = _escape(str(argument.name).upper())
         lines += [".TP", f".I {shown}", _escape(argument.help or "")]
     for option in options:
-        value = "" if option.is_flag else f" \\fI{_escape(option.type.name.upper())}\\fR"
+        value = "" if option.is_flag else f" \\fI{_escape(str(option.name).upper())}\\fR"
         names = ", ".join(f"\\fB{_escape(o)}\\fR" for o in option.opts)
         lines += [".TP", names + value, _escape((option.help or "") + _note(option))]
     return _tail(lines)
