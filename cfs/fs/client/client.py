@@ -80,6 +80,7 @@ class Client:
             session = await new_session(self.router, self.name, deadline=self.deadline())
         await self.session.start(nursery, session)
         self.writeback.start(nursery)
+        self.space.start(nursery)
 
     async def close(self) -> None:
         """Commit everything, and say so loudly when that fails. The nursery may then end."""

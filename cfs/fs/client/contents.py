@@ -156,6 +156,8 @@ class Contents(Attributes):
         handle = self.handle(fh)
         file = handle.file
         count = len(data)
+        if not handle.writes:
+            raise FsError(errno.EBADF)
         if handle.errors_seen != file.error_count:
             self.report(handle)
         if not count:

@@ -28,7 +28,10 @@ from cfs.core.meta import extents
 from cfs.fs.client.cache import Node
 from cfs.fs.client.dirty import Dirty
 
+TILES_MAX = 16_384
+"""Extents kept of one file (about 1 GiB of chunks, 8 MiB of memory)."""
 _OFFSET = attrgetter("offset")
+_INLINE = ExtentKind.INLINE
 
 
 class File:
@@ -36,9 +39,9 @@ class File:
 
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
-        "error", "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns", "next_offset",
-        "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end", "tiles_epoch",
-        "tiles_start", "version", "window",
+        "error", "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns",
+        "next_offset", "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end",
+        "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -193,7 +196,8 @@ class File:
 
     def learn_tiles(self, tiles: list[Extent], start: int, end: int) -> None:
         """Keep extents, joined with those known when they touch."""
-        if self.tiles_epoch == self.node.epoch and start == self.tiles_end and self.tiles:
+        joins = self.tiles_epoch == self.node.epoch and start == self.tiles_end and self.tiles
+        if joins and len(self.tiles) + len(tiles) <= TILES_MAX:
             self.tiles = [*self.tiles, *tiles]
         else:
             self.tiles = tiles
@@ -210,9 +214,15 @@ class File:
         if self.tiles_start or (self.tiles and self.tiles_end < extents.end_of(self.tiles)):
             self.tiles_epoch = -1
             return
+        if new and self.tiles and new[0].offset == extents.end_of(self.tiles) >= self.tiles_end:
+            self.tiles.extend(new)  # an append: nothing is laid over, only checked for length
+            self.tiles_end = extents.end_of(self.tiles)
+            if len(self.tiles) > TILES_MAX or self.tiles_end != attr.size:
+                self.tiles_epoch = -1
+            return
         tiles = extents.extend(extents.overlay(self.tiles, new), attr.size)
-        if any(t.kind is ExtentKind.INLINE and not t.inline for t in tiles):
-            self.tiles_epoch = -1  # a piece of an inline extent lost its bytes: ask the shard
+        if len(tiles) > TILES_MAX or any(t.kind is _INLINE and not t.inline for t in tiles):
+            self.tiles_epoch = -1  # too many, or a piece of an inline one lost its bytes: ask
             return
         self.tiles = tiles
         self.tiles_end = max(self.tiles_end, attr.size)

@@ -8,6 +8,7 @@ groups, decides. It is asked for at most once a second, and only while somebody 
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import msgspec
@@ -21,6 +22,10 @@ from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.router import Router
 
+AMPLE = 4 << 30
+"""With that much left, figures may be older than a second while newer ones are on their way..."""
+STALE_S = 3.0
+"""...but no older than this."""
 INODES_MAX = 1 << 40
 """Shown as the number of inodes: nothing but disks bounds it."""
 
@@ -45,14 +50,31 @@ class Space:
         self._lock = trio.Lock()
         self._shares: tuple[int, dict[int, float]] = (-1, {})
         self._full_until = -math.inf
+        self._nursery: trio.Nursery | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Let figures be asked for in the background."""
+        self._nursery = nursery
 
     def admits(self, count: int) -> bool:
         """Tell whether `count` bytes may be buffered, by figures that are young enough."""
         now = trio.current_time()
-        if now >= self._seen_at + self._limits.space_age_s or now < self._full_until:
+        age_s = now - self._seen_at
+        if age_s >= STALE_S or now < self._full_until:
             return False
         margin = min(self._limits.space_margin, self._totals.capacity // 50)
-        return self._totals.free - margin >= self._buffer.used + count
+        left = self._totals.free - margin - self._buffer.used - count
+        if age_s < self._limits.space_age_s:
+            return left >= 0
+        if left < AMPLE:
+            return False
+        if self._nursery is not None and not self._lock.locked():
+            self._nursery.start_soon(self._refresh)
+        return True
+
+    async def _refresh(self) -> None:
+        with contextlib.suppress(CfsError):
+            await self.totals()
 
     def refused(self) -> None:
         """Believe a storage node that had no room, until the figures catch up."""

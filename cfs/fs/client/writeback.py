@@ -44,6 +44,8 @@ from cfs.fs.data.flow import Run
 
 _LOG = structlog.get_logger()
 
+TILES_IDLE_MAX = 64
+"""Extents kept of a closed file whose WRITE lease is kept."""
 RETRY_S = 0.5
 """Pause after a flush that failed for a reason that may pass."""
 
@@ -98,6 +100,8 @@ class Writeback:
             return
         if file.node.modes & Lease.WRITE:
             self.files.move_to_end(file.ino)
+            if len(file.tiles) > TILES_IDLE_MAX:
+                file.tiles, file.tiles_epoch = [], -1
             if len(self.files) > self._limits.writable:
                 self._release_oldest()
             return

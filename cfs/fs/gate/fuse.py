@@ -73,19 +73,22 @@ async def serve_mount(
     gate = Gate(files)
     pyfuse3.init(gate, mountpoint, options.words())
     device = _device_of(mountpoint)
-    files.attach(gate.invalidator)
     try:
         async with trio.open_nursery() as nursery:
+            gate.invalidator.start(nursery)
+            files.attach(gate.invalidator)
             if options.signals:
                 await nursery.start(_end_on_signal)
             nursery.start_soon(_raise_readahead, mountpoint, device)
             task_status.started()
             await pyfuse3.main(min_tasks=IDLE_TASKS, max_tasks=TASKS_MAX)
+            files.attach(NoKernel())
+            await gate.invalidator.stop(functools.partial(_abort, device))
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
-            await gate.invalidator.stop(functools.partial(_abort, device))
             files.attach(NoKernel())
+            await gate.invalidator.stop(functools.partial(_abort, device))
             pyfuse3.close(unmount=True)
             await files.close()
 

@@ -128,7 +128,8 @@ class Gate(pyfuse3.Operations):
         entry.st_ino = attr.ino
         entry.generation = attr.generation
         entry.entry_timeout = 0
-        entry.attr_timeout = self.files.trust_left_s(attr.ino)
+        stale = self.invalidator.pending(attr.ino)
+        entry.attr_timeout = 0.0 if stale else self.files.trust_left_s(attr.ino)
         entry.st_mode = attr.mode
         entry.st_nlink = attr.nlink
         entry.st_uid = attr.uid
@@ -156,8 +157,8 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
-        if inode in self.inodes.tainted:
-            await self.invalidator.invalidate(inode)
+        if self.invalidator.pending(inode):
+            await self.invalidator.settled(inode)
         return self._attributes(await self.files.getattr(inode))
 
     @_answers
@@ -302,7 +303,12 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self.files.write(fh, off, buf)
+        ino = self.files.handle(fh).file.ino
+        self.invalidator.write_begins(ino)
+        try:
+            return await self.files.write(fh, off, buf)
+        finally:
+            self.invalidator.write_ends(ino)
 
     @_answers
     async def flush(self, fh: int) -> None:

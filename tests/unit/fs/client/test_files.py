@@ -232,7 +232,7 @@ def test_full_cluster_refuses_writes() -> None:
         fh, _ = await a.create_file(1, b"f", 0o644, os.O_WRONLY)
         await a.write(fh, 0, b"x" * 100_000)
         world.free = 0
-        await trio.sleep(1.1)
+        await trio.sleep(3.1)
         await expect(errno.ENOSPC, a.write(fh, 100_000, b"x"))
         world.free = 1 << 34
         await trio.sleep(1.1)

@@ -346,7 +346,7 @@ async def open_world() -> AsyncIterator[World]:
         nursery.cancel_scope.cancel()
 
 
-def run(scenario: Callable[[World], Any], seeds: int = 5) -> None:
+def run(scenario: Callable[[World], Any], seeds: int = 3) -> None:
     """Run on virtual time, once for each of some seeds of the scheduler."""
     before = trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True
