@@ -59,6 +59,7 @@ class Group:
         self._inbox: list[raft.Event] = []
         self._scheduled = False
         self._stepping = False
+        self._reading = False
         self._deferred: deque[tuple[int, raft.Effect]] = deque()
         self._deferred_ordered = 0
         self._last_save = 0
@@ -68,6 +69,7 @@ class Group:
         self._watchers: list[Callable[[Group], None]] = []
         self._told: tuple[str, int, int | None] = (machine.role, machine.term, machine.leader)
         self._tick_ms = -(1 << 30)
+        self._stale_ms = min(TICK_STALE_MS_MAX, host.settings.lease_margin_ms // 2)
         self._lease_known = False
         self._progress = trio.lowlevel.ParkingLot()
 
@@ -138,7 +140,7 @@ class Group:
         if not self.ready or self.paused:
             return False
         now_ms = self._host.now_ms()
-        if now_ms - self._tick_ms > TICK_STALE_MS_MAX:
+        if now_ms - self._tick_ms > self._stale_ms:
             if self._stepping:
                 return False
             self._host.step_now(self, [raft.Tick(now_ms=now_ms)])
@@ -156,8 +158,7 @@ class Group:
             return self.state.applied
         if self.machine.role != "leader":
             raise self._not_leader(self.machine.leader)
-        now_ms = self._host.now_ms()
-        self._inbox.append(raft.Tick(now_ms=now_ms))
+        self._reading = True
         await self._ask(lambda token: raft.Read(token=token))
         return self.state.applied
 
@@ -216,6 +217,10 @@ class Group:
             self._apply(held)
         if self._inbox:
             events, self._inbox = self._inbox, []
+            if self._reading:
+                # The lease is judged at the last Tick: it must not be from before a stall.
+                self._reading = False
+                events.insert(0, raft.Tick(now_ms=self._host.now_ms()))
             self.step(events)
 
     def saved(self, number: int) -> None:

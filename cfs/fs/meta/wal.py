@@ -68,12 +68,23 @@ class Prepared(NamedTuple):
 class Wal:
     """The log in `directory`, which it owns. Blocking; opening replays.
 
+    With `doubt_short_tails=False` a tail that only lacks its end raises no doubt: no sync that
+    returned can have covered it, unless the disk lies, and a disk that lies can lose whole batches
+    as well, which no check here would notice. Bytes that are wrong always raise doubt.
+
     Raises Corrupt for damage, LogFailed when cutting a torn tail fails.
     """
 
-    def __init__(self, directory: Directory, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        doubt_short_tails: bool = True,
+    ) -> None:
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._doubt_short_tails = doubt_short_tails
         self._live: dict[int, Live] = {}
         self._sizes: dict[int, int] = {}
         self._file: File | None = None
@@ -81,6 +92,7 @@ class Wal:
         self._offset = 0
         self._batch = 1
         self._failed = False
+        self._lost_perhaps = False
         self.torn: str | None = None
         """Where a torn tail was cut, for people; None when there was none."""
         self.replayed: dict[int, Replayed] = {}
@@ -233,7 +245,7 @@ class Wal:
         for sequence in sequences:
             segment = self._read(sequence)
             if sequence == sequences[-1]:
-                self._cut_tail(sequence, segment.whole_bytes)
+                self._cut_tail(sequence, segment)
                 self._batch = len(segment.batches) + 1
             elif segment.whole_bytes != self._sizes[sequence]:
                 raise Corrupt(
@@ -247,7 +259,7 @@ class Wal:
                     _replay_record(found, record)
                     self._note(record, sequence)
         self.replayed = {group: replay.finish(group) for group, replay in found.items()}
-        if self.torn is not None and self._live:
+        if self._lost_perhaps and self._live:
             for replayed in self.replayed.values():
                 replayed.doubtful = True
             self.write([Record(Kind.DOUBT, group, True) for group in self._live])
@@ -262,13 +274,15 @@ class Wal:
         self._sizes[sequence] = len(data)
         return parse_segment(data, name=name, sequence=sequence)
 
-    def _cut_tail(self, sequence: int, whole_bytes: int) -> None:
+    def _cut_tail(self, sequence: int, segment: Segment) -> None:
         """Continue in the last segment after its last whole batch."""
+        whole_bytes = segment.whole_bytes
         self._file = self._directory.open(_name(sequence))
         self._sequence = sequence
         self._offset = whole_bytes
         if (size := self._sizes[sequence]) > whole_bytes:
             self.torn = f"{_name(sequence)}: {size - whole_bytes} bytes cut at {whole_bytes}"
+            self._lost_perhaps = self._doubt_short_tails or not segment.is_short
             self._file.truncate(whole_bytes)
         self._file.sync()
         self._sizes[sequence] = whole_bytes

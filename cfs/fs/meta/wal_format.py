@@ -128,6 +128,9 @@ class Segment(NamedTuple):
     """The whole ones."""
     whole_bytes: int
     """Where the last whole batch ends; 0 when there is none."""
+    is_short: bool
+    """What follows is the beginning of a batch whose end the file does not reach: bytes are
+    missing, none are wrong (unless it is the length of the very last record)."""
 
 
 def parse_segment(data: bytes, *, name: str, sequence: int) -> Segment:
@@ -145,6 +148,7 @@ def parse_segment(data: bytes, *, name: str, sequence: int) -> Segment:
         if _header_is_foreign(data):
             raise Corrupt(f"{name} is no log segment of this version: use the cfs that wrote it")
         batch, offset = 1, 0
+        is_short = len(data) < SEGMENT_HEADER_BYTES
     else:
         while (found := _record_at(view, offset, sequence)) is not None:
             record, flags, of_batch, size = found
@@ -156,7 +160,9 @@ def parse_segment(data: bytes, *, name: str, sequence: int) -> Segment:
                 batches.append(filling)
                 filling, whole = [], offset
                 batch += 1
+        is_short = _ends_inside(view, offset, batch)
     for later, of_batch in _valid_after(view, offset, sequence):
+        is_short = False
         if of_batch > batch:
             raise Corrupt(
                 f"{name} is damaged at offset {offset} (valid records follow at {later}): "
@@ -164,7 +170,7 @@ def parse_segment(data: bytes, *, name: str, sequence: int) -> Segment:
                 file=name,
                 offset=offset,
             )
-    return Segment(batches, whole)
+    return Segment(batches, whole, is_short)
 
 
 def _record_at(view: memoryview, offset: int, sequence: int) -> tuple[Record, int, int, int] | None:
@@ -185,6 +191,20 @@ def _record_at(view: memoryview, offset: int, sequence: int) -> tuple[Record, in
         flags,
         batch,
         RECORD_HEADER_BYTES + length,
+    )
+
+
+def _ends_inside(view: memoryview, offset: int, batch: int) -> bool:
+    """Tell whether the file ends inside what looks like a record of `batch`, or before it."""
+    left = len(view) - offset
+    if left < RECORD_HEADER_BYTES:
+        return _MAGIC_BYTES.startswith(bytes(view[offset : offset + 4]))
+    magic, length, of_batch, _, kind, _ = _RECORD.unpack_from(view, offset)
+    return (
+        magic == RECORD_MAGIC
+        and of_batch == batch
+        and kind in _DECODE
+        and left < RECORD_HEADER_BYTES + length <= BODY_BYTES_MAX
     )
 
 

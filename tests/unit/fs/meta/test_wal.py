@@ -11,7 +11,7 @@ from cfs.core.errors import Corrupt
 from cfs.core.raft.message import Config, Entry, EntryKind, HardState, SnapshotMeta
 from cfs.fs.disk.memory import MemoryDirectory
 from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Replayed, Wal
-from cfs.fs.meta.wal_format import Kind, Record, encode_batch, segment_header
+from cfs.fs.meta.wal_format import RECORD_MAGIC, Kind, Record, encode_batch, segment_header
 
 FIRST = "wal-0000000000000001"
 
@@ -116,6 +116,30 @@ def test_torn_tail_at_every_byte_is_cut_and_reported() -> None:
     assert not third.replayed[1].doubtful
     assert third.replayed[2].doubtful
     assert indexes(third.replayed[1]) == [(1, 1), (2, 1), (3, 2)]
+
+
+def test_short_tails_need_not_raise_doubt_but_wrong_bytes_do() -> None:
+    directory = MemoryDirectory()
+    wal = Wal(directory)
+    wal.write([mark(1, 0, 0)])
+    kept = len(raw(directory))
+    wal.write([entries(1, 1, 2), Record(Kind.STATE, 1, HardState(term=9, commit=77))])
+    whole = raw(directory)
+    for size in range(kept, len(whole)):
+        short = Wal(rebuilt(whole[:size]), doubt_short_tails=False)
+        assert not short.replayed[1].doubtful
+        assert (short.torn is not None) == (size > kept)
+        assert short.replayed[1].entries == []
+        zeroed = rebuilt(whole[:size] + bytes(len(whole) - size))
+        assert Wal(zeroed, doubt_short_tails=False).replayed[1].doubtful == (size < len(whole))
+    last_record = whole.rindex(RECORD_MAGIC.to_bytes(4, "little"))
+    for offset in range(kept, len(whole)):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 0x01
+        again = Wal(rebuilt(bytes(damaged)), doubt_short_tails=False)
+        # A last length that points past the end is all that looks like a missing end.
+        length = offset in range(last_record + 4, last_record + 8)
+        assert again.replayed[1].doubtful is not (length and damaged[offset] > whole[offset])
 
 
 def test_torn_first_batch_leaves_an_empty_log() -> None:
