@@ -38,7 +38,11 @@ from cfs.fs.root.workers import Worker
 _LOG = structlog.get_logger()
 _R = TypeVar("_R")
 
+SEGMENTS_PER_ROUND = 512
+"""Two gigabytes of segments; one entry of a shard then takes some ten milliseconds to apply."""
 PERIOD_S = 10.0
+MORE_S = 0.5
+"""Pause after a pass that freed something: there may be more."""
 SWEEP_EVERY = 6
 """Storage nodes are listed in every sixth pass only."""
 RETRY_S = 1.0
@@ -82,9 +86,13 @@ class Collector:
             self._wake = trio.Event()
             pause_s = self._period_s
             try:
+                freed = self._freed
                 await self.collect(sweep=woken or passes % SWEEP_EVERY == 0)
                 self._worker.last_error = ""
-                passes += 1
+                if self._freed > freed:
+                    pause_s = MORE_S
+                else:
+                    passes += 1
             except CfsError as error:
                 self._worker.last_error = str(error)
                 _LOG.info("collect_failed", error=str(error))
@@ -98,7 +106,7 @@ class Collector:
         for record in rounds.read_rounds(self._replica.state):
             await self._drive(record)
         self._worker.state = "gathering"
-        limit = commands.ROUND_SEGMENTS_MAX
+        limit = SEGMENTS_PER_ROUND
         candidates = await self._sweep.noted(limit)
         if sweep and len(candidates) < limit:
             known = set(candidates)

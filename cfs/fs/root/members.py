@@ -33,6 +33,8 @@ STEP_S = 10.0
 """A membership change that takes longer is abandoned and looked at anew."""
 HANDOVER_PAUSE_S = 3.0
 """At most one leadership transfer in so long, from this node."""
+HANDOVER_RETRY_S = 30.0
+"""A transfer that failed held proposals back for an election's time: not again soon."""
 CREATES_AT_ONCE = 8
 """Each blocks the loop for one sync of the log."""
 CHANGES_AT_ONCE = 8
@@ -89,6 +91,7 @@ class Members:
         self._view = view
         self._worker = worker
         self._handed_over_at = -HANDOVER_PAUSE_S
+        self._refused_at: dict[int, float] = {}
         self._busy: set[int] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -155,7 +158,8 @@ class Members:
             if len(self._busy) + len(due) >= CHANGES_AT_ONCE:
                 break
             if step.transfer:
-                if now - self._handed_over_at < HANDOVER_PAUSE_S:
+                refused_s = now - self._refused_at.get(wanted.group, -HANDOVER_RETRY_S)
+                if now - self._handed_over_at < HANDOVER_PAUSE_S or refused_s < HANDOVER_RETRY_S:
                     continue
                 self._handed_over_at = now
             due.append((wanted.group, step))
@@ -177,6 +181,8 @@ class Members:
             self._worker.last_error = ""
         except CfsError as error:
             self._worker.last_error = f"group {number}: {error}"
+            if step.transfer:
+                self._refused_at[number] = trio.current_time()
             _LOG.info("members_change_failed", group=number, error=str(error))
         finally:
             self._busy.discard(number)

@@ -26,7 +26,8 @@ from cfs.fs.root.view import ClusterView
 AGE_MIN_S = 300
 PAGE = 1000
 ASK_S = 5.0
-ASKS_AT_ONCE = 16
+ASKS_AT_ONCE = 2
+"""Shards that work on a question at the same time: they share nodes with what clients wait for."""
 
 
 class Shards(Protocol):

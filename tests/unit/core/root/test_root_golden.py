@@ -1,0 +1,58 @@
+"""The bytes of root records and commands: what is stored today must be read for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from cfs.core.api.cluster import Node, NodeState, Profile, Role, ShardPlacement
+from cfs.core.errors import Corrupt
+from cfs.core.root import commands, records
+
+NODE = Node(
+    node_id=1, name="m", role=Role.META, host="h", port=2, domain="d", state=NodeState.IN, serial=9
+)
+GOLDEN = [
+    (
+        records.ClusterRecord(
+            cluster_id=b"C", name="n", site=0, shard_count=1, placement_count=2,
+            profile=Profile(2, 1), ca_bundle=b"p", created_ms=3,
+        ),
+        "0199c40143a16e000102920201c401700300",
+    ),
+    (records.Counters(), "0197010101010101c2"),
+    (
+        records.NodeRecord(node=NODE, resting=NodeState.IN),
+        "01929901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696e",
+    ),
+    (ShardPlacement(group=1, voters=(1, 2)), "01930192010290"),
+    (records.PlacementRecord(members=(1, 2)), "0191920102"),
+    (
+        records.TokenRecord(token_id=b"t", role="meta", expires_ms=1, serial=2),
+        "0197c40174a46d6574610102c40000c2",
+    ),
+    (
+        records.CertificateRecord(serial=1, role="meta", name="m", node_id=1, expires_ms=2),
+        "019701a46d657461a16d0102c200",
+    ),
+    (records.SecretRecord(blob=b"b"), "0191c40162"),
+    (
+        records.RoundRecord(
+            number=1, phase=records.Phase.OWED, segments=(b"s",), pending=(3,)
+        ),
+        "0194010391c401739103",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "stored"), GOLDEN, ids=lambda v: type(v).__name__)
+def test_records(record: object, stored: str) -> None:
+    assert records.encode(record).hex() == stored
+    assert records.decode(type(record), bytes.fromhex(stored)) == record
+    with pytest.raises(Corrupt):
+        records.decode(type(record), b"\x7f" + bytes.fromhex(stored)[1:])
+
+
+def test_commands() -> None:
+    command = commands.Place(placement_epoch=4, lists=((0, (1, 2)),))
+    assert commands.encode(command).hex() == "0193a5706c61636504919200920102"
+    assert commands.decode(commands.encode(command)) == command
