@@ -60,7 +60,9 @@ def _client(cluster: Cluster) -> None:
         for _ in range(chance.randint(1, 5)):
             cluster.propose(node, chance.randbytes(chance.randint(0, 60)))
     elif roll < 0.9:
-        cluster.read(node)
+        # Whoever thinks it leads, a deposed leader above all, must not answer with the past.
+        leads = [node for node in up if node.machine.role == "leader"]
+        cluster.read(chance.choice(leads or up))
     else:
         chance.choice(up).persist()
 

@@ -422,3 +422,39 @@ def test_a_leader_of_an_earlier_term_is_told():
     machine = _machine(2, state=m.HardState(term=5))
     reply = _sent(machine.step(_append((0, 0), term=3)), m.AppendReply)[0].message
     assert (reply.term, reply.rejected) == (5, True)
+
+
+def test_no_vote_and_no_pre_vote_after_a_lost_tail():
+    machine = _machine(2, may_vote=False)
+    machine.step(m.Tick(now_ms=0))
+    ask = {"group": 7, "sender": 3, "receiver": 2, "term": 4, "last_index": 9, "last_term": 3}
+    effects = machine.step_many([m.Tick(now_ms=9000), _got(m.PreVote(**ask))])
+    assert not _sent(effects, m.PreVoteReply)[0].message.granted
+    effects = machine.step(_got(m.Vote(**ask, transfer=True)))
+    assert not _sent(effects, m.VoteReply)[0].message.granted
+    assert machine.term == 4
+
+
+def test_the_log_is_kept_for_a_slow_follower_within_the_bound():
+    machine = _leading(settings=Settings(log_bytes_max=4000))
+    effects = machine.step_many([m.Propose(token=t, data=bytes(68)) for t in range(100)])
+    reply = m.AppendReply(group=7, sender=2, receiver=1, term=1, index=101)
+    slow = m.AppendReply(group=7, sender=3, receiver=1, term=1, index=80)
+    machine.step_many(
+        [m.Saved(number=_of(effects, m.Save)[0].number), _got(reply), _got(slow)],
+    )
+    assert machine.applied == 101
+    machine.step(m.Compact(index=101))
+    assert machine.first_index == 81, "what node 3 lacks"
+    assert machine.base == m.SnapshotMeta(index=80, term=1, config=THREE)
+    machine.step_many(
+        [
+            *(m.Propose(token=t, data=bytes(68)) for t in range(30)),
+            m.Saved(number=_of(effects, m.Save)[0].number + 1),
+        ]
+    )
+    last = m.AppendReply(group=7, sender=2, receiver=1, term=1, index=131)
+    machine.step(_got(last))
+    machine.step(m.Saved(number=4))
+    machine.step(m.Compact(index=machine.applied))
+    assert machine.first_index == 92, "forty entries of 100 bytes, and no more"
