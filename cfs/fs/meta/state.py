@@ -50,7 +50,7 @@ FULL_BYTES = 64 << 20
 """Beyond it applying waits for the flush: the disk is slower than the log."""
 CLEAN_BYTES = 32 << 20
 """Records as LMDB holds them that stay in memory, in two generations: a read of LMDB lets go of the
-interpreter's lock, and with other threads about getting it back took 20 us, not 1 (bench)."""
+interpreter's lock, and getting it back took up to 20 us in a profile (docs/decisions/0040)."""
 _RECORD_OVERHEAD_BYTES = 128
 _META_PREFIX = b"\xff\xff"
 SLOT_MAX = 0xFFFE
