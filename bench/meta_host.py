@@ -69,9 +69,8 @@ async def measure(path: Path) -> None:
         before = time.perf_counter()
         for _ in range(reads):
             await leader.read_barrier()
-        print(
-            f"{'read_barrier under the lease':32} {(time.perf_counter() - before) / reads * 1e6:8.2f} us"
-        )
+        each_us = (time.perf_counter() - before) / reads * 1e6
+        print(f"{'read_barrier under the lease':32} {each_us:8.2f} us")
 
 
 def main() -> None:
