@@ -184,22 +184,24 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
         inode = inodes[ino]
         reached = allocated = 0
         for key, value in kv.scan(keys.page(ino, 0), keys.page(ino + 1, 0)):
-            assert keys.number_at(key, 9) == reached, "pages tile the file"
+            start = keys.number_at(key, 9)
+            dead = start >= inode.size
+            assert start < inode.doomed if dead else start == reached, "pages tile the file"
             tiles: list[Extent] = []
-            pages.decode_into(tiles, reached, value)
+            pages.decode_into(tiles, start, value)
             assert 0 < len(tiles) <= pages.TILES_MAX
             assert len(value) <= 16 << 10
             for before, after in itertools.pairwise(tiles):
                 assert not (before.kind is after.kind is ExtentKind.HOLE), "holes are merged"
             for tile in tiles:
                 assert tile.length > 0
-                reached += tile.length
+                reached += tile.length * (not dead)
                 if tile.kind is ExtentKind.CHUNK:
                     bucket = tile.offset >> keys.BUCKET_SHIFT
                     references[keys.reference(tile.segment, ino, bucket)] += 1
                 elif tile.kind is ExtentKind.INLINE:
                     marks[keys.mark(tile.inline_id, ino)] += 1
-                allocated += tile.length * (tile.kind is not ExtentKind.HOLE)
+                allocated += tile.length * (tile.kind is not ExtentKind.HOLE and not dead)
         if stat.S_ISREG(inode.mode):
             assert reached == inode.size, "extents tile the file"
         assert allocated == inode.allocated
@@ -218,6 +220,9 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
     assert held == {(keys.number_at(k, 1), keys.number_at(k, 9)) for k, _ in _all(kv, b"W")}
     locks = sum(len(r.PINS.decode(v).pins) if k[:2] == b"lp" else 1 for k, v in _all(kv, b"l"))
     assert state.locks == locks
+    doomed = {keys.number_at(k, 1) for k, _ in _all(kv, b"u")}
+    assert doomed == {ino for ino, inode in inodes.items() if inode.doomed}
+    assert state.doomed == len(doomed)
     assert state.condemned == len(list(_all(kv, b"c")))
     assert state.deleted == len(list(_all(kv, b"D")))
     assert state.inodes == len(inodes)

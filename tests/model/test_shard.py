@@ -23,7 +23,7 @@ from cfs.core.api.meta import (
 from cfs.core.api.store import ChunkRef
 from cfs.core.errors import FsError, from_wire
 from cfs.core.ids import ROOT_INO
-from cfs.core.meta import read
+from cfs.core.meta import read, trimming
 from cfs.core.meta.commands import ClientOp, Pack, Reclaim
 from tests.model import tree_model as tree
 from tests.model.shard_world import DIR, LNK, REG, World, check, chunk, inline, labels
@@ -43,6 +43,7 @@ class Machine:
         self.nodes = [self.root]
         self.dirs_max = dirs
         self.label = 0
+        self.trimmed = 0
 
     @property
     def kv(self):
@@ -132,9 +133,10 @@ class Machine:
         self.both(SetAttr(ino=self.ino(node), mode=mode, gid=gid), change)
 
     def resize(self) -> None:
-        node, size = self.pick("file"), self.random.randrange(400)
+        node, size = self.pick("file"), self.random.choice([0, self.random.randrange(400)])
         if node.kind == "file":
             self.both(SetAttr(ino=self.ino(node), size=size), lambda: tree.resize(node, size))
+            self.trimmed += read.totals(self.kv).doomed > 0
 
     def write(self) -> None:
         node = self.pick("file")
@@ -187,7 +189,7 @@ class Machine:
             )  # fmt: skip
             before = read.attr(self.kv, c.ino)
             done = self.world.one(0, Pack(ino=c.ino, replacements=((c.inline_id, ref),)))
-            assert done.replaced == 1
+            assert done.replaced == 1 or self.trimmed
             assert read.attr(self.kv, c.ino) == before
 
     def reclaim(self) -> None:
@@ -253,6 +255,17 @@ def test_names_behave_as_a_posix_tree(seed: int) -> None:
     weights = {"create": 6, "unlink": 3, "rmdir": 3, "link": 3, "rename": 8, "attributes": 2,
                "xattr": 2, "reclaim": 1}  # fmt: skip
     Machine(seed, dirs=12).run(600, weights)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_long_files_are_trimmed_behind_the_scenes(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trimming, "LAZY_PAGES_MIN", 1)
+    monkeypatch.setattr(trimming, "STEP_PAGES", 1)
+    machine = Machine(seed, dirs=2)
+    machine.run(250, {"create": 1, "unlink": 1, "write": 8, "resize": 6, "pack": 2, "reclaim": 1})
+    assert machine.trimmed > 2
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -273,7 +273,9 @@ class Cluster:
         late, self.late = self.late, []
         self.random.shuffle(late)
         for shard, command in late:
-            self.world.apply(shard, command)
+            wish = isinstance(command, TxnDecide) and command.seq
+            if not (wish and command.txid in self.forgotten):
+                self.world.apply(shard, command)
 
     def run(self, steps: int, *, die: float) -> None:
         drivers: list[Iterator[None]] = []

@@ -1,8 +1,10 @@
 """A metadata shard: a pure, deterministic state machine over the ordered key-value port.
 
 shard         apply a Raft entry: dispatch to the nouns below
-commands      what stands in the log, and the results; encoding
+commands      what stands in the log; encoding
+results       what each command results in; encoding
 read          pure reads: lookup, attributes, listings, layouts, what workers need
+queries       what one meta node asks a shard's leader, answered from its state
 conflict      what an operation would touch: leases to recall, names to latch, shards
 keys          how every record is keyed
 records       what every record holds, byte for byte; versions and migration
@@ -21,6 +23,7 @@ leases        WRITE leases
 packing       inline chunks into segments
 collection    condemned and deleted segments
 orphans       reclaiming in bounded steps
+trimming      what truncating a long file leaves, in bounded steps
 transactions  two-phase commit across shards
 steps         the steps of a transaction: check, hold, apply, release
 intents       what is remembered of transactions

@@ -27,11 +27,11 @@ def set_attributes(draft: Draft, op: SetAttr) -> tuple[Attr, ...]:
             raise FsError(errno.EINVAL, f"{time_ns} ns is no time")
     if op.mode is not None and op.mode >> 16:
         raise FsError(errno.EINVAL, f"{op.mode:o} is no mode")
-    size, allocated, data_version = inode.size, inode.allocated, inode.data_version
+    data_version = inode.data_version
     if op.size is not None:
         size = _check_size(inode, op.ino, op.size)
         if size != inode.size:
-            allocated += files.resize(draft, op.ino, inode, size)
+            inode = files.resize(draft, op.ino, inode, size)
             data_version += 1
     mtime_ns = inode.mtime_ns if op.size is None else draft.now
     after = replace(
@@ -39,8 +39,6 @@ def set_attributes(draft: Draft, op: SetAttr) -> tuple[Attr, ...]:
         mode=inode.mode if op.mode is None else stat.S_IFMT(inode.mode) | op.mode & _PERMISSIONS,
         uid=inode.uid if op.uid is None else op.uid,
         gid=inode.gid if op.gid is None else op.gid,
-        size=size,
-        allocated=allocated,
         atime_ns=inode.atime_ns if op.atime_ns is None else op.atime_ns,
         mtime_ns=mtime_ns if op.mtime_ns is None else op.mtime_ns,
         ctime_ns=draft.now,

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from cfs.core.api.meta import Attr, Commit, Extent, ExtentKind
 from cfs.core.errors import FsError
 from cfs.core.ids import CHUNK_ID_BYTES, SEGMENT_ID_BYTES
-from cfs.core.meta import collection, extents, keys, leases, pages
+from cfs.core.meta import collection, extents, keys, leases, pages, trimming
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.records import INLINE, MARK, Inline, Inode, Mark
 
@@ -39,6 +39,7 @@ def commit(draft: Draft, session: int, op: Commit) -> tuple[Attr, ...]:
     if size > SIZE_MAX:
         raise FsError(errno.EFBIG, f"size {size} is beyond {SIZE_MAX}")
     collection.check_usable(draft, op.extents)
+    inode = trimming.make_room(draft, op.ino, inode, size)
     tiles = [_settle(draft, op.ino, extent) for extent in op.extents]
     difference = 0
     for group in _groups(tiles):
@@ -61,23 +62,16 @@ def commit(draft: Draft, session: int, op: Commit) -> tuple[Attr, ...]:
     return (draft.set_inode(op.ino, after),)
 
 
-def resize(draft: Draft, ino: int, inode: Inode, size: int) -> int:
-    """Cut or extend a file's tiles to `size` and give the difference in allocated bytes."""
+def resize(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
+    """Cut or extend a file to `size`; what is left of a long one is trimmed later."""
     if size > inode.size:
-        return _extend(draft, ino, inode.size, size)
-    difference = 0
-    end = keys.page(ino, SIZE_MAX)
-    for key, value in draft.scan(keys.page(ino, size), end):
-        start = keys.number_at(key, 9)
-        tiles: list[Extent] = []
-        pages.decode_into(tiles, start, value)
-        difference += pages.store(draft, ino, pages.Window([start], tiles), ())
-    if size:
-        window = pages.load(draft, ino, size - 1, size)
-        if extents.end_of(window.tiles) > size:
-            kept = extents.truncate(window.tiles, size)
-            difference += pages.store(draft, ino, window, kept)
-    return difference
+        inode = trimming.make_room(draft, ino, inode, size)
+        difference = _extend(draft, ino, inode.size, size)
+    elif not size and trimming.is_long(draft, ino, inode):
+        return trimming.doom(draft, ino, inode)
+    else:
+        difference = _cut(draft, ino, inode.size, size)
+    return replace(inode, size=size, allocated=inode.allocated + difference)
 
 
 def regular(draft: Draft, ino: int) -> Inode:
@@ -88,6 +82,21 @@ def regular(draft: Draft, ino: int) -> Inode:
     if stat.S_ISDIR(inode.mode):
         raise FsError(errno.EISDIR, f"inode {ino} is a directory")
     raise FsError(errno.EINVAL, f"inode {ino} is not a file")
+
+
+def _cut(draft: Draft, ino: int, end: int, size: int) -> int:
+    difference = 0
+    for key, value in draft.scan(keys.page(ino, size), keys.page(ino, end)):
+        start = keys.number_at(key, 9)
+        tiles: list[Extent] = []
+        pages.decode_into(tiles, start, value)
+        difference += pages.store(draft, ino, pages.Window([start], tiles), ())
+    if size:
+        window = pages.load(draft, ino, size - 1, size)
+        if extents.end_of(window.tiles) > size:
+            kept = extents.truncate(window.tiles, size)
+            difference += pages.store(draft, ino, window, kept)
+    return difference
 
 
 def _extend(draft: Draft, ino: int, end: int, size: int) -> int:

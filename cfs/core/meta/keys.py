@@ -13,6 +13,7 @@
     w ino8                          who holds the WRITE lease
     W session8 ino8                 the same, by session
     o ino8                          orphan: nlink 0, to be reclaimed
+    u ino8                          file with doomed pages
     t txid                          intent, or the memory of a finished transaction
     T txid                          decision, at the coordinator
     l n parent8 name                lock of a name
@@ -146,6 +147,11 @@ def leases_range(session_id: int) -> tuple[bytes, bytes]:
 def orphan(ino: int) -> bytes:
     """Key of an orphan."""
     return b"o" + ino.to_bytes(8, "big")
+
+
+def doomed(ino: int) -> bytes:
+    """Key of a file with doomed pages."""
+    return b"u" + ino.to_bytes(8, "big")
 
 
 def intent(txid: bytes) -> bytes:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cfs.core.api.meta import Extent
 from cfs.core.errors import FsError
-from cfs.core.meta import keys, leases, locks, pages
+from cfs.core.meta import keys, leases, locks, pages, trimming
 from cfs.core.meta.commands import Reclaim
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.results import Reclaimed
@@ -36,6 +36,9 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
             draft.set_inode(ino, replace(inode, size=size, allocated=allocated, hlc=draft.now))
             return Reclaimed(done=False)
         budget -= 1
+        if keys.number_at(key, 9) >= inode.size:
+            trimming.discard(draft, ino, key, value)
+            continue
         size = keys.number_at(key, 9)
         tiles: list[Extent] = []
         pages.decode_into(tiles, size, value)
@@ -46,6 +49,8 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
             return Reclaimed(done=False)
         budget -= 1
         draft.delete(key)
+    if inode.doomed:
+        trimming.forget(draft, ino)
     draft.drop_inode(ino)
     draft.delete(keys.orphan(ino))
     draft.state.inodes -= 1

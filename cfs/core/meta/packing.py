@@ -32,7 +32,10 @@ def pack(draft: Draft, command: Pack) -> Packed:
         if value is None:
             continue
         mark = MARK.decode(value)
-        window = pages.load(draft, command.ino, mark.offset, mark.offset + mark.length)
+        stop = min(mark.offset + mark.length, inode.size)
+        if stop <= mark.offset:
+            continue
+        window = pages.load(draft, command.ino, mark.offset, stop)
         tiles = [_packed(tile, ref) if tile.inline_id == inline_id else tile
                  for tile in window.tiles]  # fmt: skip
         pages.store(draft, command.ino, window, tiles)

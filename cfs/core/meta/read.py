@@ -117,10 +117,11 @@ def layout(
 
     The reply weighs about `bytes_max` at most, but for one extent that is always given. The second
     value is how far it reaches: below `offset + length` only where the bound cut it off.
+    Raises ENOENT.
     """
     found: list[Extent] = []
     weight = 0
-    stop = min(offset + length, keys.OFFSET_MAX)
+    stop = min(offset + length, attr(kv, ino).size)
     for extent in pages.read(kv, ino, offset, stop):
         weight += _EXTENT_BYTES + (extent.stored if extent.kind is ExtentKind.INLINE else 0)
         if found and weight > bytes_max:

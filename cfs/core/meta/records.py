@@ -50,6 +50,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     flags: int = 0
     hlc: int = 0
     """Hybrid logical stamp of the last change."""
+    doomed: int = 0
+    """Pages that start in `[size, doomed)` are no part of the file; see `trimming`."""
 
     def attr(self, ino: int) -> Attr:
         """Show the inode as `stat` does."""
@@ -228,6 +230,8 @@ class State(msgspec.Struct, array_like=True, kw_only=True):
     """Highest round withdrawn or collected; rounds follow one another."""
     changes: int = 0
     """Operations that took effect."""
+    doomed: int = 0
+    """Files with doomed pages; while there are any, every entry trims some."""
 
 
 class Codec(Generic[RecordT]):

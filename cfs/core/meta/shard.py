@@ -16,7 +16,7 @@ from typing import Any
 from cfs.core.errors import CfsError, Corrupt, FsError, Malformed
 from cfs.core.ids import ROOT_INO, serial_of
 from cfs.core.kv import Writer
-from cfs.core.meta import collection, namespace, orphans, packing, sessions, transactions
+from cfs.core.meta import collection, namespace, orphans, packing, sessions, transactions, trimming
 from cfs.core.meta.commands import (
     ClientOps,
     Collected,
@@ -63,6 +63,7 @@ class Shard:
                 results.append(sessions.run(draft, one))
             else:
                 results.append(_run(draft, one))
+        trimming.step(draft)
         draft.close()
         return results
 

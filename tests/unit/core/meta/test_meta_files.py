@@ -8,9 +8,9 @@ import pytest
 
 from cfs.core.api.meta import Acquire, Attr, Commit, Create, Extent, SetAttr, Unlink
 from cfs.core.api.store import ChunkRef
-from cfs.core.errors import CfsError, Condemned, FsError, Malformed
+from cfs.core.errors import CfsError, Condemned, FsError, Malformed, Unavailable, from_wire
 from cfs.core.ids import SessionId, make_segment_id
-from cfs.core.meta import keys, pages, read
+from cfs.core.meta import keys, pages, read, trimming
 from cfs.core.meta import results as r
 from cfs.core.meta.commands import Collected, Condemn, Pack, Reclaim, Standing, Withdraw
 from tests.model.shard_world import REG, World, check, chunk, inline, labels
@@ -235,4 +235,34 @@ def test_reclaiming_is_bounded_and_never_touches_what_has_a_name() -> None:
     assert steps == 3
     assert world.one(0, Reclaim(ino=ino)).done
     assert read.totals(world.kvs[0]).inodes == 1
+    check(world)
+
+
+def test_a_long_file_is_emptied_at_once_and_trimmed_by_later_entries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trimming, "LAZY_PAGES_MIN", 3)
+    monkeypatch.setattr(trimming, "STEP_PAGES", 2)
+    monkeypatch.setattr(trimming, "GROWTH_PAGES_MAX", 4)
+    world = World()
+    ino = file(world)
+    for n in range(12):
+        commit(world, ino, *(chunk((n * 64 + k) * 7, 7, k + 1, segment=n) for k in range(64)))
+    attr = world.op(SetAttr(ino=ino, size=0))[0]
+    kv = world.kvs[0]
+    assert (attr.size, attr.allocated) == (0, 0)
+    assert read.totals(kv).logical_bytes == 0
+    assert layout(world, ino) == ()
+    assert read.candidates(kv, 99) == (segment(10), segment(11)), "trimmed from the end"
+    check(world)
+    commit(world, ino, inline(0, 5, 9))
+    check(world)
+    leap = world.ops(SetAttr(ino=ino, size=6 * 448))[0]
+    assert isinstance(from_wire(leap.error or []), Unavailable)
+    while world.ops(SetAttr(ino=ino, size=6 * 448))[0].error:
+        check(world)
+    assert labels(layout(world, ino)) == [(9, n) for n in range(5)] + [None] * (6 * 448 - 5)
+    while read.totals(kv).doomed:
+        world.apply(0)
+    assert len(read.candidates(kv, 99)) == 12
     check(world)

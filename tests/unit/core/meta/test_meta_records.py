@@ -29,6 +29,7 @@ KEYS = {
     "lease": (keys.lease(4), "770000000000000004"),
     "lease_of": (keys.lease_of(7, 4), "5700000000000000070000000000000004"),
     "orphan": (keys.orphan(4), "6f0000000000000004"),
+    "doomed": (keys.doomed(4), "750000000000000004"),
     "intent": (keys.intent(b"tx"), "747478"),
     "decision": (keys.decision(b"tx"), "547478"),
     "name_lock": (keys.name_lock(1, b"n"), "6c6e00000000000000016e"),
@@ -48,7 +49,7 @@ RECORDS = {
             ),
             1,
         ),
-        "0100000001dc0013cd81a4010203000405060708090a0b0c00c40000000d",
+        "0100000001dc0014cd81a4010203000405060708090a0b0c00c40000000d00",
     ),
     "entries": (
         records.ENTRIES.encode(records.Entries((records.Slot(0, b"a", 2, 0o40000),)), 0),
