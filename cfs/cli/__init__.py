@@ -2,8 +2,8 @@
 
 One module a command
     main        the Typer tree, exit codes
-    cluster     cfs cluster init
-    node        cfs node token, cfs node join
+    cluster     cfs cluster init, rotate-ca (authority: its steps)
+    node        cfs node token, join, list, revoke
     serve       cfs serve meta, cfs serve storage
     mount       cfs mount
     umount      cfs umount

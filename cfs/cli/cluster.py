@@ -1,4 +1,4 @@
-"""`cfs cluster init`: make a cluster and its first metadata node."""
+"""`cfs cluster`: make a cluster and its first metadata node; replace its certificate authority."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cfs.cli import authority
 from cfs.cli.configuration import (
     FILE_NAME,
     Configuration,
@@ -21,12 +22,12 @@ from cfs.core.api.cluster import Profile
 from cfs.fs.root.bootstrap import PLACEMENT_COUNT, SHARD_COUNT, Plan, create_cluster
 from cfs.net.system import SystemClock, SystemEntropy
 
-app = typer.Typer(help="Make a cluster.", no_args_is_help=True)
+app = typer.Typer(help="Make a cluster; replace its certificate authority.", no_args_is_help=True)
 
 
 @app.callback()
 def cluster() -> None:
-    """Make a cluster."""
+    """Make a cluster; replace its certificate authority."""
 
 
 @app.command()
@@ -59,6 +60,21 @@ def init(
         f"  administrator        {made}\n"
         f"  save {directory}/master.key and {made} now, away from this machine: see docs/keys.md"
     )
+
+
+@app.command("rotate-ca")
+def rotate_ca(
+    directory: Annotated[Path, typer.Option("--dir", help="The administrator's directory.")],
+    wait_s: Annotated[float, typer.Option(help="How long nodes may take for a step.")] = 60.0,
+) -> None:
+    """Replace the certificate authority while the cluster runs.
+
+    Three steps: a second authority is trusted, it issues, the first is forgotten. Every node renews
+    its certificate in between, by itself; the command waits for all of them. Clients and
+    administrators that do not run meanwhile must join again. When it was interrupted, run it again.
+    """
+    for done in authority.rotate(directory, wait_s=wait_s):
+        typer.echo(done)
 
 
 def make(

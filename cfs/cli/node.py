@@ -1,21 +1,30 @@
-"""`cfs node`: tokens to join with, and joining."""
+"""`cfs node`: tokens to join with, joining, who has joined, and shutting out."""
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import trio
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from cfs.cli.ask import ask_root
 from cfs.cli.cluster import write_configuration
 from cfs.cli.configuration import Configuration, LogSection, NodeSection, StorageSection
 from cfs.core.api import root
+from cfs.core.errors import NotFound, Refused
 from cfs.fs.root.join import join as enrol
 
-app = typer.Typer(help="Let nodes and clients join.", no_args_is_help=True)
+app = typer.Typer(
+    help="Let nodes and clients join; list them; shut them out.", no_args_is_help=True
+)
 
+WIDTH = 140
 Directory = Annotated[Path, typer.Option("--dir", help="Directory of the identity.")]
 
 
@@ -64,6 +73,73 @@ def join(
         "client": f"cfs mount --dir {directory} MOUNTPOINT",
     }
     typer.echo(f"joined as {joined} {name}; next: {following.get(joined, 'cfs status')}")
+
+
+@app.command("list")
+def list_members(
+    directory: Directory,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002
+) -> None:
+    """List everybody with a certificate in force: nodes, clients, administrators."""
+    members = _members(directory)
+    if as_json:
+        typer.echo(json.dumps(members, indent=2))
+        return
+    table = Table(header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    columns = ("name", "role", "state", "address", "domain", "certificates", "expires", "serial")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for member in members:
+        table.add_row(*(str(member[c]) for c in columns))
+    Console(width=WIDTH).print(table)
+
+
+@app.command()
+def revoke(
+    directory: Directory,
+    name: Annotated[str, typer.Option(help="Whose certificates; see `cfs node list`.")],
+    role: Annotated[str, typer.Option(help="Needed when several roles share the name.")] = "",
+) -> None:
+    """Shut a node, client or administrator out: its certificates are refused from now on."""
+    roles = {m["role"] for m in _members(directory) if m["name"] == name}
+    if role:
+        roles &= {role}
+    if not roles:
+        raise NotFound(f"nobody of that name is in force: {role} {name}; see 'cfs node list'")
+    if len(roles) > 1:
+        raise Refused(f"{name} names {' and '.join(sorted(roles))}: say which with --role")
+    request = root.Admin(command="revoke", arguments={"name": name, "role": roles.pop()})
+    reply = ask_root(directory, "root.admin", request)
+    typer.echo(f"revoked {reply.value['revoked']} certificates of {name}")
+
+
+def _members(directory: Path) -> list[dict[str, Any]]:
+    """Give who has certificates in force, nodes first, with the newest of each."""
+
+    def ask(command: str) -> Any:
+        return ask_root(directory, "root.admin", root.Admin(command=command)).value
+
+    nodes = {n["node"]: n for n in ask("node_list")["nodes"]}
+    members: dict[tuple[str, str], dict[str, Any]] = {}
+    now = datetime.now(UTC)
+    for found in sorted(ask("certificate_list")["certificates"], key=lambda c: c["expires_ms"]):
+        expires = datetime.fromtimestamp(found["expires_ms"] / 1000, UTC)
+        if found["revoked"] or expires < now:
+            continue
+        node = nodes.get(found["node"])
+        before = members.get((found["name"], found["role"]))
+        members[found["name"], found["role"]] = {
+            "name": found["name"],
+            "role": found["role"],
+            "node": found["node"],
+            "state": node["state"] if node else "",
+            "address": f"{node['host']}:{node['port']}" if node else "",
+            "domain": node["domain"] if node else "",
+            "certificates": 1 + (before["certificates"] if before else 0),
+            "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "serial": found["serial"],
+        }
+    return sorted(members.values(), key=lambda m: (not m["node"], m["role"], m["name"]))
 
 
 def enrol_here(

@@ -16,15 +16,13 @@ import trio
 
 from cfs.cli import logs, processes
 from cfs.cli.configuration import FILE_NAME, Configuration, load
-from cfs.core.api import root
-from cfs.core.errors import CfsError, NotFound
+from cfs.core.errors import NotFound
 from cfs.fs.root.directory import Membership, NodeDirectory
 from cfs.fs.root.leader import RootLeader
+from cfs.fs.root.renewal import Renewal
 from cfs.fs.root.view import ClusterView
-from cfs.net.certificates import make_request, new_key
 from cfs.net.counters import Counters
 from cfs.net.handlers import Handler
-from cfs.net.identity import Identity
 from cfs.net.pool import Pool
 from cfs.net.rpc import Server
 from cfs.net.system import SystemClock, SystemEntropy, TrioThreads
@@ -32,7 +30,6 @@ from cfs.net.tls import TlsTransport
 
 _LOG = structlog.get_logger()
 
-RENEW_LOOK_S = 60.0
 VERSION = version("cfs")
 
 
@@ -84,22 +81,15 @@ class Process:
         return server
 
     async def renew(self) -> None:
-        """Renew the certificate at half of its life; for ever."""
-        while True:
-            await trio.sleep(RENEW_LOOK_S)
-            if not self.transport.identity.needs_renewal(self.clock.time_ns() / 1e9):
-                continue
-            try:
-                key = new_key()
-                request = root.RenewCertificate(csr=make_request(key))
-                reply = await self.leader.ask("root.renew", request)
-            except CfsError as error:
-                _LOG.warning("certificate_renew_failed", error=str(error))
-                continue
-            identity = Identity(key, reply.certificate, reply.ca_bundle)
-            await self.threads.run(identity.save, self.home.identity_path)
-            self.transport.reload(identity)
-            _LOG.info("certificate_renewed")
+        """Keep the certificate in force: at half of its life, and when the authority changed."""
+        await Renewal(
+            home=self.home,
+            view=self.view,
+            leader=self.leader,
+            reload=self.transport.reload,
+            clock=self.clock,
+            threads=self.threads,
+        ).run()
 
 
 def configuration_of(directory: Path) -> Configuration:
