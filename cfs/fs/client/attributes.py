@@ -41,7 +41,7 @@ class Attributes(Listings):
         file = client.writeback.files.get(ino)
         if file is not None and file.unclean:
             await client.writeback.flush(file, client.deadline())
-        if file is not None and file.writable:
+        if file is not None and client.writeback.writable(file):
             async with file.flush_lock:  # in order with commits, which carry times
                 return await self._set(op, file)
         return await self._set(op, file)
@@ -49,7 +49,7 @@ class Attributes(Listings):
     async def _set(self, op: meta.SetAttr, file: File | None) -> Attr:
         client = self.client
         shard = client.cache.node(op.ino).shard
-        data = file is not None and file.writable
+        data = file is not None and client.writeback.writable(file)
         with client.writeback.request() as token:
             _, result = await client.session.mutate(
                 shard, op, deadline=client.deadline(), data=data
@@ -73,6 +73,7 @@ class Attributes(Listings):
         if not stat.S_ISREG(attr.mode):
             raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL)
         file = client.writeback.file(op.ino)
+        file.opens += 1  # keeps this state the only one of the inode
         try:
             while True:
                 deadline = client.deadline()
@@ -82,7 +83,7 @@ class Attributes(Listings):
                 if file.unclean and size:
                     await client.writeback.flush(file, deadline)
                 async with file.flush_lock:
-                    if not file.writable:
+                    if not client.writeback.writable(file):
                         continue
                     client.writeback.cut(file.truncate(size))
                     try:
@@ -98,7 +99,16 @@ class Attributes(Listings):
                         file.tiles_epoch = file.node.epoch
                 return attr
         finally:
-            client.writeback.settle(file)
+            self.closed(file)
+
+    def closed(self, file: File) -> None:
+        """Count one use of a file's state less."""
+        file.opens -= 1
+        if file.opens == 0:
+            if file.pinned:
+                file.pinned = False
+                self.client.session.drop_pin(file.ino)
+            self.client.writeback.settle(file)
 
     async def statfs(self) -> Totals:
         """Give the cluster's capacity and free space in bytes, and its inodes."""

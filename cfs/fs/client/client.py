@@ -70,7 +70,7 @@ class Client:
         )
         self.cache = Cache(self.session, self.fences, self.limits, self.writeback.release)
         self.writeback.cache = self.cache
-        self.recalling: set[int] = set()
+        self.recalling = self.writeback.recalling
         self.nursery: trio.Nursery | None = None
 
     async def start(self, nursery: trio.Nursery, session: int | None = None) -> None:

@@ -69,7 +69,7 @@ class Contents(Attributes):
             if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
                 await self.setattr(ino, size=0)
         except BaseException:
-            self._closed(file)
+            self.closed(file)
             raise
         return self._opened(file, flags)
 
@@ -105,15 +105,7 @@ class Contents(Attributes):
 
     async def release(self, fh: int) -> None:
         """Close a handle. Dirty bytes follow within the flush timer; fsync first to be sure."""
-        self._closed(self._handles.pop(fh).file)
-
-    def _closed(self, file: File) -> None:
-        file.opens -= 1
-        if file.opens == 0:
-            if file.pinned:
-                file.pinned = False
-                self.client.session.drop_pin(file.ino)
-            self.client.writeback.settle(file)
+        self.closed(self._handles.pop(fh).file)
 
     def handle(self, fh: int) -> Handle:
         """Give an open file by its handle. Raises EBADF."""
@@ -177,7 +169,7 @@ class Contents(Attributes):
     def _may_write(self, file: File, count: int) -> bool:
         client = self.client
         return (
-            file.writable
+            client.writeback.writable(file)
             and client.session.trusted(file.node.shard)
             and client.buffer.admits(count)
             and client.space.admits(count)
@@ -191,7 +183,7 @@ class Contents(Attributes):
                 raise FsError(errno.ETIMEDOUT)
             if not client.session.trusted(file.node.shard):
                 await client.session.ensure(file.node.shard, deadline)
-            elif not file.writable:
+            elif not client.writeback.writable(file):
                 await client.writeback.acquire(file, deadline)
             elif not client.buffer.admits(count):
                 with trio.move_on_at(deadline):

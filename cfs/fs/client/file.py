@@ -40,7 +40,7 @@ class File:
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
         "error", "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns",
-        "next_offset", "node", "opens", "pinned", "recalled", "size", "tiles", "tiles_end",
+        "next_offset", "node", "opens", "pinned", "size", "tiles", "tiles_end",
         "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 
@@ -64,8 +64,6 @@ class File:
         self.flush_after = 0.0
         self.flush_lock = trio.Lock()
         self.acquiring = trio.Lock()
-        self.recalled: trio.Event | None = None
-        """While a recall of the WRITE lease is being answered; set when it was."""
         self.error: CfsError | None = None
         self.error_count = 0
         self.tiles: list[Extent] = []
@@ -79,11 +77,6 @@ class File:
     # --- leases
 
     @property
-    def writable(self) -> bool:
-        """Tell whether the WRITE lease is held and not on its way back (trust apart)."""
-        return bool(self.node.modes & Lease.WRITE) and self.recalled is None
-
-    @property
     def unclean(self) -> bool:
         """Tell whether there are bytes that are not committed."""
         return bool(self.dirty) or self.flushing is not None
@@ -91,7 +84,7 @@ class File:
     @property
     def idle(self) -> bool:
         """Tell whether nothing needs this state but the lease."""
-        return not self.opens and not self.unclean and self.recalled is None
+        return not self.opens and not self.unclean
 
     def take_write(self, attr: Attr) -> bool:
         """Begin to write under a WRITE lease just granted; False: suspect bytes were lost."""

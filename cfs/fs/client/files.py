@@ -76,7 +76,7 @@ class Files(Paths):
         if node is None or not client.cache.leased(node) or ino in client.recalling:
             return 0.0
         file = client.writeback.files.get(ino)
-        if file is not None and (file.unclean or file.recalled is not None):
+        if file is not None and file.unclean:
             return 0.0
         return client.session.trust_left_s(node.shard)
 

@@ -13,10 +13,13 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Lease
-from cfs.core.errors import CfsError, FsError
+from cfs.core.errors import CfsError
 from cfs.fs.client.client import Client
+from cfs.fs.client.file import File
 
 _LOG = structlog.get_logger()
+
+RETRY_S = 0.1
 
 
 class Recalls:
@@ -39,30 +42,26 @@ class Recalls:
 
     async def _give_back(self, ino: int) -> None:
         client = self._client
-        node = client.cache.peek(ino)
-        file = client.writeback.files.get(ino)
+        writeback = client.writeback
         client.fences.close_ino(ino)
-        if file is not None and file.opens and not file.pinned:
-            await self._pin(ino)
-        if file is not None and node is not None and node.modes & Lease.WRITE:
-            while file.recalled is not None:
-                await file.recalled.wait()
-            file.recalled = trio.Event()
-            try:
-                await self._flush(ino)
-                client.cache.forget(ino)
-            finally:
-                file.recalled.set()
-                file.recalled = None
-                client.writeback.settle(file)
-        else:
-            client.cache.forget(ino)
-        client.recalling.add(ino)
+        while (earlier := writeback.recalling.get(ino)) is not None:
+            await earlier.wait()
+        done = writeback.recalling[ino] = trio.Event()
         try:
+            node, file = client.cache.peek(ino), writeback.files.get(ino)
+            if file is not None and file.opens and not file.pinned:
+                await self._pin(ino)
+            if file is not None and node is not None and node.modes & Lease.WRITE:
+                await self._flush(file)
+                writeback.was_recalled(ino)
+            client.cache.forget(ino)
             await client.kernel.invalidate(ino)
+            client.fences.close_ino(ino)
         finally:
-            client.recalling.discard(ino)
-        client.fences.close_ino(ino)
+            del writeback.recalling[ino]
+            done.set()
+            if (file := writeback.files.get(ino)) is not None:
+                writeback.settle(file)
 
     async def _pin(self, ino: int) -> None:
         """Pin an open file that its lease kept alive so far."""
@@ -71,17 +70,13 @@ class Recalls:
         except CfsError as error:
             _LOG.warning("pin_lost", ino=ino, error=str(error))
 
-    async def _flush(self, ino: int) -> None:
+    async def _flush(self, file: File) -> None:
         client = self._client
-        file = client.writeback.files[ino]
-        while file.unclean:
+        while file.unclean and file.node.modes & Lease.WRITE:
             try:
-                await client.writeback.flush(file, client.deadline())
-            except FsError as error:
+                await client.writeback.flush(file, client.deadline(), for_recall=True)
+            except CfsError as error:
                 if not file.unclean:
                     return  # lost, and said so
-                _LOG.warning("recall_flush_failed", ino=ino, error=str(error))
-                await trio.sleep(0.1)
-            except CfsError as error:
-                _LOG.warning("recall_flush_failed", ino=ino, error=str(error))
-                await trio.sleep(0.1)
+                _LOG.warning("recall_flush_failed", ino=file.ino, error=str(error))
+                await trio.sleep(RETRY_S)

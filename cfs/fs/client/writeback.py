@@ -25,6 +25,7 @@ from cfs.core.api.meta import Extent, Lease
 from cfs.core.errors import (
     CfsError,
     Condemned,
+    DeadlineExceeded,
     FsError,
     Malformed,
     NoSpace,
@@ -46,6 +47,9 @@ _LOG = structlog.get_logger()
 
 TILES_IDLE_MAX = 64
 """Extents kept of a closed file whose WRITE lease is kept."""
+RETURN_PAUSE_S = 0.003
+RETURNED_MAX = 65_536
+"""Recalled inodes remembered: the shard takes an answer in within milliseconds."""
 RETRY_S = 0.5
 """Pause after a flush that failed for a reason that may pass."""
 
@@ -64,6 +68,10 @@ class Writeback:
         limits: Limits,
     ) -> None:
         self.files: OrderedDict[int, File] = OrderedDict()
+        self.recalling: dict[int, trio.Event] = {}
+        """Inodes whose lease is on its way back; set when the answer goes out."""
+        self.returned: OrderedDict[int, None] = OrderedDict()
+        """Inodes whose WRITE lease was recalled lately; see `_returned`."""
         self.cache: Cache
         self._session = session
         self._fences = fences
@@ -127,25 +135,56 @@ class Writeback:
 
     # --- the WRITE lease
 
-    async def acquire(self, file: File, deadline: float, *, for_flush: bool = False) -> None:
-        """Return once the WRITE lease is held, at least for this moment. Raises ENOENT.
+    def writable(self, file: File) -> bool:
+        """Tell whether the WRITE lease is held and not on its way back (trust apart)."""
+        return bool(file.node.modes & Lease.WRITE) and file.ino not in self.recalling
 
-        A writer waits for a recall to be answered first; a flush, which the recall waits for, not.
-        """
-        while not file.writable:
-            if file.recalled is not None and not for_flush:
-                await file.recalled.wait()
+    async def acquire(self, file: File, deadline: float) -> None:
+        """Return once the WRITE lease is held, at least for this moment. Raises ENOENT."""
+        while not self.writable(file):
+            recalling = self.recalling.get(file.ino)
+            if recalling is not None:
+                await recalling.wait()
                 continue
             async with file.acquiring:
-                if file.node.modes & Lease.WRITE:
-                    if for_flush:
-                        return
+                if self.writable(file) or file.ino in self.recalling:
                     continue
+                if file.ino in self.returned:
+                    await self._returned(file, deadline)
                 with self.request() as token:
                     _, result = await self._session.mutate(
                         file.node.shard, meta.Acquire(ino=file.ino), deadline=deadline
                     )
                     self._granted(file, result.attrs[0], token)
+
+    async def _returned(self, file: File, deadline: float) -> None:
+        """Wait until the shard has taken in that the lease came back.
+
+        It may not have when our answer has left; what it granted until then it would take back
+        unseen. It grants READ again when it has.
+        """
+        request = meta.GetAttr(
+            shard=file.node.shard, session=self._session.id, ino=file.ino, lease=int(Lease.READ)
+        )
+        while True:
+            with self.request() as token:
+                reply: meta.GetAttrReply = await self._session.read(
+                    file.node.shard, "meta.getattr", request, deadline=deadline
+                )
+                if reply.lease & (Lease.READ | Lease.WRITE):
+                    self.cache.learn_attr(reply.attr, reply.lease & Lease.READ, token)
+                    self.returned.pop(file.ino, None)
+                    return
+            if trio.current_time() >= deadline:
+                raise DeadlineExceeded(f"inode {file.ino}: others keep its lease")
+            await trio.sleep(RETURN_PAUSE_S)
+
+    def was_recalled(self, ino: int) -> None:
+        """Note that a WRITE lease was given back to a recall."""
+        self.returned[ino] = None
+        self.returned.move_to_end(ino)
+        if len(self.returned) > RETURNED_MAX:
+            self.returned.popitem(last=False)
 
     def _granted(self, file: File, attr: meta.Attr, token: int) -> None:
         if self.cache.learn_attr(attr, Lease.WRITE, token) is None:
@@ -183,20 +222,31 @@ class Writeback:
         self._buffer.add(change)
 
     async def flush(
-        self, file: File, deadline: float, *, synced: bool = False, hold_tail: bool = False
+        self,
+        file: File,
+        deadline: float,
+        *,
+        synced: bool = False,
+        hold_tail: bool = False,
+        for_recall: bool = False,
     ) -> None:
         """Return once every byte written before the call is committed (but a held tail).
 
-        Raises what the commit met: the bytes are dirty again unless it is final.
+        Raises what the commit met: the bytes are dirty again unless it is final. For a recall it
+        returns, the bytes suspect, when the lease turns out to be gone.
         """
-        if not file.unclean:
-            return
-        async with file.flush_lock:
-            avoid: tuple[bytes, ...] = ()
-            while file.dirty:
+        avoid: tuple[bytes, ...] = ()
+        while file.unclean:
+            if not file.node.modes & Lease.WRITE:
+                if for_recall:
+                    return
+                await self.acquire(file, deadline)
+                continue
+            async with file.flush_lock:
                 if not file.node.modes & Lease.WRITE:
-                    await self.acquire(file, deadline, for_flush=True)
                     continue
+                if not file.dirty:
+                    return
                 try:
                     await self._flush_once(
                         file, deadline, synced=synced, hold_tail=hold_tail, avoid=avoid
@@ -210,11 +260,11 @@ class Writeback:
                         raise
                     self.cache.forget(file.ino)  # the lease is gone: take it again, and compare
                 else:
-                    break
-            if not file.dirty:
-                self._unclean.pop(file.ino, None)
-            else:
-                file.dirty_since = trio.current_time()
+                    if not file.dirty:
+                        self._unclean.pop(file.ino, None)
+                    else:
+                        file.dirty_since = trio.current_time()
+                    return
 
     async def _flush_once(
         self,

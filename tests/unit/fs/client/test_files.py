@@ -150,6 +150,29 @@ def test_append_by_two_clients() -> None:
     run(scenario)
 
 
+def test_append_by_two_clients_that_open_each_time() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        flags = os.O_WRONLY | os.O_APPEND
+        rng = random.Random(7)
+
+        async def append(files, mark: bytes) -> None:
+            for i in range(30):
+                fh, _ = await files.create_file(1, b"log", 0o644, flags)
+                await files.write(fh, 0, mark + b"%04d\n" % i)
+                await files.release(fh)
+                await trio.sleep(rng.choice([0, 0, 0.001, 0.01, 0.6]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append, a, b"a")
+            nursery.start_soon(append, b, b"b")
+        lines = (await a.read_file("/log")).splitlines()
+        assert len(lines) == len(set(lines)) == 60
+        assert await b.read_file("/log") == await a.read_file("/log")
+
+    run(scenario, seeds=10)
+
+
 def test_unlinked_open_file_lives() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")

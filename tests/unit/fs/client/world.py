@@ -235,6 +235,13 @@ class Data:
         self.prefetched += sum(e.length for e in extents)
 
 
+class SlowKernel:
+    """Takes a while to drop its pages, as a kernel with locked ones does."""
+
+    async def invalidate(self, ino: int) -> None:
+        await trio.sleep(0.003 * (ino % 3))
+
+
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
@@ -325,6 +332,7 @@ class World:
             clock=self.clock, name=name, limits=Limits(**limits),
         )  # fmt: skip
         peer.files = files
+        files.attach(SlowKernel())
         await files.start(self.nursery)
         return files
 
