@@ -20,6 +20,7 @@ def ask_root(directory: Path, method: str, request: Any, *, timeout_s: float = A
         async with trio.open_nursery() as nursery:
             await nursery.start(process.pool.run)
             reply = await process.leader.ask(method, request, timeout_s=timeout_s)
+            await process.view.settle()
             nursery.cancel_scope.cancel()
             return reply
 

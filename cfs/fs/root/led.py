@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from cfs.core.errors import CfsError
+from cfs.core.errors import CfsError, Retryable
 from cfs.core.root import commands, records
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
@@ -80,6 +80,7 @@ class LedRoot:
                 await trio.sleep(RETRY_S)
                 continue
             await self._threads.run(self._directory.remove_genesis)
+            self._worker.last_error = ""
             _LOG.info("cluster_made")
             return
         while records.get_counters(self._replica.state).next_node == 1:
@@ -104,6 +105,8 @@ class LedRoot:
     async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
         try:
             await action()
+        except Retryable as error:
+            _LOG.debug("root_worker_again", error=str(error))  # at the next look
         except CfsError as error:
             self._worker.last_error = str(error)
-            _LOG.info("root_worker_failed", error=str(error))
+            _LOG.warning("root_worker_failed", error=str(error))

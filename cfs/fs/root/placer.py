@@ -11,7 +11,7 @@ from __future__ import annotations
 import structlog
 
 from cfs.core.api.cluster import ClusterMap, NodeState, Role, ShardPlacement
-from cfs.core.errors import CfsError
+from cfs.core.errors import CfsError, Retryable
 from cfs.core.place import planner, replicas
 from cfs.core.place.planner import Target
 from cfs.core.root import commands, records
@@ -49,7 +49,8 @@ class Placer:
             await self._propose(known, counters)
             self._worker.last_error = ""
         except CfsError as error:
-            self._worker.last_error = str(error)
+            if not isinstance(error, Retryable):  # those are planned anew at the next look
+                self._worker.last_error = str(error)
             raise
         finally:
             self._worker.state = "idle"

@@ -46,6 +46,7 @@ class ClusterView:
         self._threads = threads
         self._calls: Calls | None = None
         self._wanted = 0
+        self._kept = known.epoch
         self._wake = trio.Event()
         self._asking: trio.Event | None = None
         self._turn = node_id
@@ -142,7 +143,7 @@ class ClusterView:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Refresh when a newer epoch was heard of, and keep newer maps on disk; for ever."""
         task_status.started()
-        saved = 0 if self._save is not None else self._map.epoch
+        self._kept = 0  # `run` writes what it starts with: the file may be damaged or gone
         pause_s = PAUSE_S
         while True:
             self._wake = trio.Event()
@@ -151,8 +152,7 @@ class ClusterView:
                     await self.refresh()
                 except CfsError as error:
                     _LOG.debug("map_refresh_failed", error=str(error))
-            if self._save is not None and saved < self._map.epoch:
-                saved = await self._keep(saved)
+            await self._keep()
             if self._wanted > self._map.epoch:
                 with trio.move_on_after(pause_s):
                     await self._wake.wait()
@@ -161,9 +161,24 @@ class ClusterView:
                 pause_s = PAUSE_S
                 await self._wake.wait()
 
-    async def _keep(self, saved: int) -> int:
-        assert self._save is not None
+    async def settle(self) -> None:
+        """Fetch the map if a newer epoch was heard of, and keep it on disk.
+
+        For short commands that do not `run` the view: without it they would know only the nodes of
+        the day they enrolled. What fails is left for the next one.
+        """
+        with trio.move_on_after(ASK_S):
+            try:
+                if self._wanted > self._map.epoch:
+                    await self.refresh()
+                await self._keep()
+            except CfsError as error:
+                _LOG.debug("map_refresh_failed", error=str(error))
+
+    async def _keep(self) -> None:
         newest = self._map
+        if self._save is None or self._kept >= newest.epoch:
+            return
         try:
             if self._threads is None:
                 self._save(newest)
@@ -171,8 +186,8 @@ class ClusterView:
                 await self._threads.run(self._save, newest)
         except OSError as error:
             _LOG.warning("map_not_saved", error=str(error))
-            return saved
-        return newest.epoch
+        else:
+            self._kept = newest.epoch
 
     async def _ask(self) -> None:
         if self._calls is None:

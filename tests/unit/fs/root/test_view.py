@@ -78,6 +78,23 @@ def test_refresh_asks_until_one_answers() -> None:
     trio.run(main)
 
 
+def test_a_short_command_keeps_what_it_heard_of(tmp_path: Path) -> None:
+    async def main() -> None:
+        home = NodeDirectory(tmp_path)
+        calls = FakeCalls()
+        view = ClusterView(_map(1), save=home.save_map)
+        view.attach(calls)
+        await view.settle()
+        assert home.load_map() is None
+        view.on_epoch(2)
+        await view.settle()  # nobody answers
+        _serve(calls, 1, [_map(2)])
+        await view.settle()
+        assert home.load_map() == _map(2)
+
+    trio.run(main)
+
+
 def test_a_newer_epoch_is_fetched_and_kept(tmp_path: Path) -> None:
     async def main() -> None:
         home = NodeDirectory(tmp_path)
