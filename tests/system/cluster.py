@@ -24,15 +24,20 @@ def full(size, cut):
     return size if FULL else cut
 
 
-def cfs(*arguments, check=True, timeout=120, **options):
-    """Run the cfs command; give its completed process with text output."""
-    command = [sys.executable, "-m", "cfs.cli.main", *map(str, arguments)]
+def run(*words, check=True, timeout=120, **options):
+    """Run a program; give its completed process with text output."""
+    command = [str(word) for word in words]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, check=False, **options
     )
     if check and done.returncode:
-        raise AssertionError(f"cfs {arguments} gave {done.returncode}: {done.stdout}{done.stderr}")
+        raise AssertionError(f"{command} gave {done.returncode}: {done.stdout}{done.stderr}")
     return done
+
+
+def cfs(*arguments, **options):
+    """Run the cfs command; give its completed process with text output."""
+    return run(sys.executable, "-m", "cfs.cli.main", *arguments, **options)
 
 
 def until(condition, *, seconds, what):
@@ -43,7 +48,8 @@ def until(condition, *, seconds, what):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
+            said = what() if callable(what) else what
+            raise AssertionError(f"not within {seconds} s: {said}")
         time.sleep(0.1)
 
 
@@ -59,12 +65,14 @@ class Cluster:
         cfs("up", "--state", self.state, "--mount", self.mount, *options)
 
     def down(self):
+        """End every process and mount, politely where they still answer."""
         for mount in self._mounts:
             cfs("umount", mount, check=False)
         done = cfs("down", "--state", self.state, check=False)
         if done.returncode:
             self.kill_all()
-            subprocess.run(["umount", "-l", self.mount], check=False, capture_output=True)
+        for mount in (self.mount, *self._mounts):
+            run("umount", "-l", mount, check=False)
 
     def nodes(self, prefix=""):
         """Names of node directories with that prefix: meta1, storage1, client..."""
@@ -81,15 +89,34 @@ class Cluster:
         assert pid, f"{name} is not running"
         os.kill(pid, number)
 
-    def kill_all(self):
-        for name in self.nodes():
-            pid = self.pid(name)
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+    def kill_all(self, prefix=""):
+        """kill -9 every process of the cluster at once, and see them gone."""
+        pids = [pid for pid in map(self.pid, self.nodes(prefix)) if pid and _is_ours(pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(map(_is_ours, pids)), seconds=30, what=f"{pids} end")
 
     def status(self):
         return json.loads(cfs("status", "--dir", self.state / "admin", "--json").stdout)
+
+    def leads(self):
+        """Count the groups that each running meta node leads, by name."""
+        return {
+            node["name"]: sum(g["role"] == "leader" for g in node["heartbeat"]["groups"])
+            for node in self.status()["nodes"]
+            if node["role"] == "meta" and node["heartbeat"]
+        }
+
+    def settle(self, *, seconds=60):
+        """Wait until every node is in and every replica has applied what is committed."""
+        seen = {}
+
+        def settled():
+            seen["why"] = _unsettled(self.status())
+            return not seen["why"]
+
+        until(settled, seconds=seconds, what=lambda: seen["why"])
 
     def second_mount(self, mount: Path):
         """Mount again with an identity of its own."""
@@ -108,3 +135,27 @@ class Cluster:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no RssAnon")
+
+
+def _is_ours(pid):
+    """Tell whether a process runs and is one of ours: ids of dead ones are used again."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"cfs" in words  # a zombie has no words
+    return False
+
+
+def _unsettled(status):
+    """Say what in a status is not as it should be at rest; empty when all is well."""
+    said = [f"{n['name']} is {n['state']}" for n in status["nodes"] if n["state"] != "in"]
+    reached: dict[int, set[int]] = {}
+    for node in status["nodes"]:
+        for group in (node["heartbeat"] or {"groups": ()})["groups"]:
+            name = f"group {group['group']} on {node['name']}"
+            if group["applied"] != group["committed"]:
+                said.append(f"{name} applied {group['applied']} of {group['committed']}")
+            reached.setdefault(group["group"], set()).add(group["committed"])
+    said += [f"group {g} is committed to {at}" for g, at in reached.items() if len(at) > 1]
+    if status["health"] != "ok":
+        said.append(f"{status['health']}: {status['problems']}")
+    return "; ".join(said)
