@@ -14,7 +14,7 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
-from cfs.core.errors import CfsError
+from cfs.core.errors import CfsError, Unavailable
 from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.cache import Cache
 from cfs.fs.client.fences import Fences
@@ -72,6 +72,7 @@ class Client:
         self.writeback.cache = self.cache
         self.recalling = self.writeback.recalling
         self.nursery: trio.Nursery | None = None
+        self._ended = trio.Event()
 
     async def start(self, nursery: trio.Nursery, session: int | None = None) -> None:
         """Take a session id (unless given) and begin to renew and flush, in `nursery`."""
@@ -81,14 +82,38 @@ class Client:
         await self.session.start(nursery, session)
         self.writeback.start(nursery)
         self.space.start(nursery)
+        nursery.start_soon(self._tell_end)
 
     async def close(self) -> None:
-        """Commit everything, and say so loudly when that fails. The nursery may then end."""
-        try:
-            await self.writeback.flush_all(self.deadline())
-        except CfsError as error:
+        """Commit everything, and say so loudly when that fails. The nursery may then end.
+
+        Raises at once when the nursery given to `start` was cancelled before: nothing can be
+        committed without what runs there.
+        """
+        error: CfsError | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self._ended.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            try:
+                await self.writeback.flush_all(self.deadline())
+            except CfsError as failed:
+                error = failed
+            nursery.cancel_scope.cancel()
+        if self._ended.is_set() and self.buffer.used:
+            error = Unavailable("the client was cancelled before it was closed")
+        if error is not None:
             _LOG.error("close_with_dirty_data", bytes=self.buffer.used, error=str(error))
-            raise
+            raise error
+
+    async def _tell_end(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._ended.set()
 
     def deadline(self) -> float:
         """Give the trio time until which an operation that starts now is retried."""

@@ -42,7 +42,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str = "cfs"
     """Shown as the device in the mount table."""
     signals: bool = True
-    """Unmount on SIGTERM and SIGINT."""
+    """Unmount on SIGTERM and SIGINT, everything committed. Without it whoever ends the process
+    must unmount first: cancelled together with what `files` runs on, the mount cannot commit."""
 
     def words(self) -> set[str]:
         """Give libfuse's options."""
