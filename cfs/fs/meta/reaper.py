@@ -1,4 +1,4 @@
-"""The reaper: inodes without a name go once nobody has them open.
+"""The reaper: inodes without a name go once nobody has them open; cut files are trimmed.
 
 A worker of each led shard. Right after the shard changed hands it waits until every session had
 the chance to reassert its OPEN pins. Removal is in bounded steps, each a log entry.
@@ -29,6 +29,8 @@ async def reap(led: LedShard) -> None:
         led.reap = trio.Event()
         try:
             await _round(led)
+            while read.totals(led.group.state).doomed:
+                await led.propose()  # every entry trims some of the files that were cut short
         except Retryable as error:
             _LOG.info("reap_failed", shard=led.shard, error=str(error))
             await trio.sleep(1)

@@ -71,7 +71,9 @@ class Transactions:
         if not made.order:
             return OpResult()
         number = session.to_bytes(8, "big") + seq.to_bytes(8, "big")
-        txid = number + led.shard.to_bytes(2, "big") + attempt.to_bytes(2, "big")
+        # the term keeps a later leader's attempts apart from an earlier one's
+        where = led.shard.to_bytes(2, "big") + led.term.to_bytes(8, "big")
+        txid = number + where + attempt.to_bytes(2, "big")
         done = led.driving[txid] = trio.Event()
         try:
             return await self._drive(led, txid, session, seq, made)
@@ -83,16 +85,17 @@ class Transactions:
         self, led: LedShard, txid: bytes, session: int, seq: int, made: Plan
     ) -> OpResult:
         others = sorted(s for s in made.steps if s != led.shard)
-        prepared: list[int] = []
+        prepared: dict[int, int] = {}
         try:
             for shard in others:
-                prepared.append(shard)
+                prepared[shard] = 0
                 steps = tuple(made.steps[shard])
                 command = commands.TxnPrepare(
                     txid=txid, coordinator=led.shard, steps=steps, session=session
                 )
                 result = await self._command(shard, command)
                 assert isinstance(result, results.Prepared)
+                prepared[shard] = result.token
                 _fill_made(made, result)
             decided = await participant.decide(
                 led,
@@ -118,7 +121,8 @@ class Transactions:
         attrs = {(led.shard, i): a for i, a in enumerate(decided.attrs)}
         with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
             for shard in others:
-                finished = await self._command(shard, commands.TxnFinish(txid=txid, commit=True))
+                finish = commands.TxnFinish(txid=txid, commit=True, token=prepared[shard])
+                finished = await self._command(shard, finish)
                 assert isinstance(finished, results.Finished)
                 attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
         found = [attrs.get(place) for place in made.order]
@@ -127,7 +131,7 @@ class Transactions:
         return answer
 
     async def _abort(
-        self, led: LedShard, txid: bytes, prepared: list[int], cause: BaseException
+        self, led: LedShard, txid: bytes, prepared: dict[int, int], cause: BaseException
     ) -> None:
         """Drop what was prepared; what cannot be reached now is resolved by those who meet it."""
         _LOG.debug("transaction_abort", txid=txid.hex(), cause=str(cause))
@@ -136,10 +140,11 @@ class Transactions:
         with contextlib.suppress(CfsError):
             _, (decided,) = await led.propose(commands.TxnDecide(txid=txid, commit=False))
             commit = isinstance(decided, results.Decided) and decided.commit
-            for shard in prepared:
-                await self._command(shard, commands.TxnFinish(txid=txid, commit=commit))
+            for shard, token in prepared.items():
+                finish = commands.TxnFinish(txid=txid, commit=commit, token=token)
+                await self._command(shard, finish)
             if not commit:
-                await self._forget(led, txid, prepared, None)
+                await self._forget(led, txid, list(prepared), None)
 
     async def _forget(
         self, led: LedShard, txid: bytes, others: list[int], answer: OpResult | None
@@ -169,7 +174,10 @@ class Transactions:
         wish = commands.TxnDecide(txid=txid, commit=False)
         decided = await self.leaders.command(group, wish, timeout_s=STEP_S)
         assert isinstance(decided, results.Decided)
-        await participant.finish(led, commands.TxnFinish(txid=txid, commit=decided.commit))
+        parts = read.open_transactions(led.group.state)
+        token = next((p.token for p in parts if p.txid == txid), 0)
+        finish = commands.TxnFinish(txid=txid, commit=decided.commit, token=token)
+        await participant.finish(led, finish)
         _LOG.info("transaction_resolve", txid=txid.hex(), commit=decided.commit)
 
     async def recover(self, led: LedShard) -> None:
