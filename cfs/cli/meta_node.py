@@ -26,19 +26,8 @@ from cfs.fs.meta.service import MetaService
 from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import Wal
 from cfs.fs.root import bootstrap
-from cfs.fs.root.admin import AdminCommands
-from cfs.fs.root.collector import Collector
-from cfs.fs.root.detector import Detector
 from cfs.fs.root.heartbeat import HeartbeatSender
-from cfs.fs.root.led import LedRoot
-from cfs.fs.root.members import Members
-from cfs.fs.root.placer import Placer
-from cfs.fs.root.replica import RootReplica
-from cfs.fs.root.service import RootService
-from cfs.fs.root.status import StatusBuilder
-from cfs.fs.root.sweep import Sweep
-from cfs.fs.root.vault import Vault
-from cfs.fs.root.workers import Worker
+from cfs.fs.root.office import RootOffice
 from cfs.net.handlers import Handler
 
 _LOG = structlog.get_logger()
@@ -52,8 +41,8 @@ class MetaNode:
     def __init__(self, directory: Path) -> None:
         self.process = process = Process(directory)
         node = process.member.node_id
-        self.log = Wal(RealDirectory(directory / "wal"))
-        self.store = LmdbStore(directory / "state", sync=False)
+        self.log = Wal(RealDirectory(directory / "wal"), doubt_short_tails=False)
+        self.store = LmdbStore(directory / "state")
         self.state = State(self.store)
         self.host = Host(
             node=node,
@@ -91,59 +80,16 @@ class MetaNode:
             handlers=self.service.handlers,
         )
         self.service.transactions.leaders = self.leaders
-        self._wire_root(node)
-
-    def _wire_root(self, node: int) -> None:
-        process, host = self.process, self.host
-        name = process.member.name
-        self.workers = {
-            kind: Worker(kind, name) for kind in ("members", "placer", "collector", "root")
-        }
-        self.replica = RootReplica(host, process.view)
-        vault = Vault(process.home.master_key(), process.entropy)
-        detector = Detector()
-        sweep = Sweep(view=process.view, shards=self.leaders, calls=process.pool)
-        collector = Collector(
-            replica=self.replica,
+        self.office = RootOffice(
+            home=process.home,
+            member=process.member,
+            host=self.host,
             view=process.view,
-            shards=self.leaders,
             calls=process.pool,
-            sweep=sweep,
-            worker=self.workers["collector"],
-        )
-        self.root_service = RootService(
-            replica=self.replica,
-            view=process.view,
-            vault=vault,
-            detector=detector,
-            status=StatusBuilder(
-                node_id=node,
-                replica=self.replica,
-                view=process.view,
-                detector=detector,
-                shards=self.leaders,
-                workers=lambda: [w.status() for w in self.workers.values()],
-            ),
-            admin=AdminCommands(
-                replica=self.replica,
-                vault=vault,
-                clock=process.clock,
-                entropy=process.entropy,
-                collect=collector.wake,
-            ),
+            shards=self.leaders,
             clock=process.clock,
-        )
-        self.led_root = LedRoot(
-            replica=self.replica,
-            detector=detector,
-            placer=Placer(self.replica, self.workers["placer"], process.threads),
-            collector=collector,
-            directory=process.home,
+            entropy=process.entropy,
             threads=process.threads,
-            worker=self.workers["root"],
-        )
-        self.members = Members(
-            node_id=node, host=host, view=process.view, worker=self.workers["members"]
         )
 
     @property
@@ -151,7 +97,7 @@ class MetaNode:
         """Every method a metadata node answers."""
         return {
             **self.service.handlers,
-            **self.root_service.handlers,
+            **self.office.handlers,
             "raft.messages": self.host.on_raft_messages,
             "raft.snapshot": self.host.on_snapshot_chunk,
         }
@@ -164,10 +110,8 @@ class MetaNode:
         await nursery.start(process.view.run)
         await nursery.start(self.host.run)
         bootstrap.start_groups(self.host, process.home)
-        await nursery.start(self.replica.run)
         await nursery.start(self.service.run)
-        await nursery.start(self.led_root.run)
-        await nursery.start(self.members.run)
+        await nursery.start(self.office.run)
         heartbeat = HeartbeatSender(
             node_id=process.member.node_id,
             view=process.view,
