@@ -15,6 +15,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import FsError
 from cfs.core.ids import Ino, shard_of
+from cfs.core.meta.entries import NAME_BYTES_MAX
 from cfs.fs.client.cache import UNKNOWN_COOKIE, Name
 from cfs.fs.client.client import Client
 from cfs.fs.client.file import File
@@ -33,7 +34,9 @@ class Names:
     # --- finding
 
     async def lookup(self, parent: int, name: bytes) -> Attr:
-        """Find a name. Raises ENOENT, ENOTDIR."""
+        """Find a name. Raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+        if len(name) > NAME_BYTES_MAX:
+            raise FsError(errno.ENAMETOOLONG)
         client = self.client
         known = client.cache.name(parent, name)
         if known is not None:
