@@ -1,22 +1,27 @@
 """Whether the cluster has room for what is about to be buffered.
 
-Bytes are accepted into the buffer only while the cluster's free space, as last known, exceeds all
-dirty bytes by a margin; so a full cluster answers `write` with ENOSPC, not a later `fsync`. Free
-space is what new data may still take: the fullest storage node, by its share of the placement
-groups, decides. It is asked for at most once a second, and only while somebody writes or looks.
+Bytes are accepted into the buffer only while the cluster's free space, as last known, exceeds by a
+margin all dirty bytes and those stored since the figures were made; so a full cluster answers
+`write` with ENOSPC, not a later `fsync`. Free space is what new data may still take: erasure coded
+until a storage node is full by its share of the placement groups, then as `m + 1` copies in the
+domains that have room. It is asked for at most once a second, and only while somebody writes or
+looks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 import trio
 
 from cfs.core.api import root
-from cfs.core.api.cluster import ClusterMap
-from cfs.core.errors import CfsError
+from cfs.core.api.cluster import ClusterMap, NodeState, Profile
+from cfs.core.api.store import StoreStat
+from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.core.ids import ROOT_GROUP
 from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.limits import Limits
@@ -26,8 +31,15 @@ AMPLE = 4 << 30
 """With that much left, figures may be older than a second while newer ones are on their way..."""
 STALE_S = 3.0
 """...but no older than this."""
+STORED_MAX = 1024
+"""Flushes noted one by one; more are noted together."""
+REPLY_S = 0.2
+"""What a status may have been under way."""
+UNKNOWN_RETRY_S = 0.25
+"""A root leader that just took over has heard of no storage node yet: heartbeats are more often."""
 INODES_MAX = 1 << 40
 """Shown as the number of inodes: nothing but disks bounds it."""
+_SERVING = frozenset({NodeState.IN, NodeState.DRAINING})
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +48,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int
     free: int
     inodes: int
+    known: bool = True
+    """Whether the root leader had heard of every storage node: not known is not nothing free."""
+    age_s: float = 0.0
+    """Of the oldest figure among them, when they came."""
 
 
 class Space:
@@ -45,12 +61,15 @@ class Space:
         self._router = router
         self._buffer = buffer
         self._limits = limits
-        self._totals = Totals(capacity=0, free=0, inodes=0)
+        self._totals = Totals(capacity=0, free=0, inodes=0, known=False)
         self._seen_at = -math.inf
+        self._made_at = -math.inf
         self._lock = trio.Lock()
         self._shares: tuple[int, dict[int, float]] = (-1, {})
         self._full_until = -math.inf
         self._nursery: trio.Nursery | None = None
+        self._stored: deque[tuple[float, int]] = deque()
+        self._stored_bytes = 0
 
     def start(self, nursery: trio.Nursery) -> None:
         """Let figures be asked for in the background."""
@@ -63,7 +82,8 @@ class Space:
         if age_s >= STALE_S or now < self._full_until:
             return False
         margin = min(self._limits.space_margin, self._totals.capacity // 50)
-        left = self._totals.free - margin - self._buffer.used - count
+        self._forget_stored()
+        left = self._totals.free - margin - self._stored_bytes - self._buffer.used - count
         if age_s < self._limits.space_age_s:
             return left >= 0
         if left < AMPLE:
@@ -76,13 +96,33 @@ class Space:
         with contextlib.suppress(CfsError):
             await self.totals()
 
+    def stored(self, count: int) -> None:
+        """Note that dirty bytes were stored; the figures in hand may not show it."""
+        self._stored_bytes += count
+        if len(self._stored) >= STORED_MAX:
+            count += self._stored.pop()[1]
+        self._stored.append((trio.current_time(), count))
+
+    def _forget_stored(self) -> None:
+        """Forget what the figures in hand show already."""
+        shown_at = self._made_at - self._totals.age_s - REPLY_S
+        while self._stored and self._stored[0][0] < shown_at:
+            self._stored_bytes -= self._stored.popleft()[1]
+
     def refused(self) -> None:
         """Believe a storage node that had no room, until the figures catch up."""
         self._full_until = trio.current_time() + 1.0
 
     async def check(self, count: int) -> bool:
-        """Ask again if the figures are old, then tell as `admits` does."""
-        await self.totals()
+        """Ask again if the figures are old, then tell as `admits` does.
+
+        Raises DeadlineExceeded when nobody knows for as long as an operation may take.
+        """
+        deadline = trio.current_time() + self._limits.patience_s
+        while not (await self.totals()).known:
+            if trio.current_time() >= deadline:
+                raise DeadlineExceeded("no storage node was heard of: start them")
+            await trio.sleep(UNKNOWN_RETRY_S)
         return self.admits(count)
 
     async def totals(self) -> Totals:
@@ -103,25 +143,41 @@ class Space:
                     raise
             else:
                 assert isinstance(status, root.Status)
-                self._totals = self._sum(status)
-            self._seen_at = trio.current_time()
+                totals = self._sum(status)
+                if totals.known or not self._totals.known:
+                    self._totals = totals
+                    self._made_at = trio.current_time()
+            if self._totals.known:
+                self._seen_at = trio.current_time()
             return self._totals
 
     def _sum(self, status: root.Status) -> Totals:
-        profile = status.map.profile
-        shares = self._shares_of(status.map)
-        free = capacity = math.inf
-        for node in status.nodes:
-            beat = node.heartbeat
-            share = shares.get(node.node_id)
-            if share and beat is not None and beat.store is not None:
-                room = 0 if beat.store.full else beat.store.free
-                free = min(free, room / share)
-                capacity = min(capacity, beat.store.capacity / share)
-        if free == math.inf:
-            return Totals(capacity=0, free=0, inodes=status.inodes)
-        ratio = profile.data / profile.total
-        return Totals(capacity=int(capacity * ratio), free=int(free * ratio), inodes=status.inodes)
+        cluster = status.map
+        shares = self._shares_of(cluster)
+        beats = {n.node_id: n for n in status.nodes}
+        free: dict[int, float] = {}
+        capacity: dict[int, float] = {}
+        known = bool(shares)
+        age_ms = 0
+        for node in (n for n in cluster.nodes if n.node_id in shares):
+            serving = node.state in _SERVING
+            beat = beats.get(node.node_id)
+            store = beat.heartbeat.store if beat and beat.heartbeat else None
+            if beat is None or store is None:
+                known = known and not serving
+                store = StoreStat()
+            elif serving:
+                age_ms = max(age_ms, beat.seen_ms_ago or 0)
+            free[node.node_id] = store.free if serving and not store.full else 0
+            capacity[node.node_id] = store.capacity
+        domains = {n.node_id: n.domain for n in cluster.nodes}
+        return Totals(
+            capacity=_plain_room(capacity, shares, domains, cluster.profile),
+            free=_plain_room(free, shares, domains, cluster.profile),
+            inodes=status.inodes,
+            known=known,
+            age_s=age_ms / 1000,
+        )
 
     def _shares_of(self, cluster: ClusterMap) -> dict[int, float]:
         """Give each storage node's part of all fragments."""
@@ -133,3 +189,27 @@ class Space:
             total = sum(counts.values())
             self._shares = (cluster.epoch, {n: c / total for n, c in counts.items()})
         return self._shares[1]
+
+
+def _plain_room(
+    room: Mapping[int, float],
+    shares: Mapping[int, float],
+    domains: Mapping[int, str],
+    profile: Profile,
+) -> int:
+    """Give how many plain bytes fit into the room of the nodes, by id.
+
+    Coded ones until one node is full, then copies: `n` copies in different domains fit as long as
+    for every `j < n` the room outside the `j` largest holds the other `n - j`.
+    """
+    if not room:
+        return 0
+    coded = min(room[node] / shares[node] for node in room)
+    rest: dict[str, float] = {}
+    for node, count in room.items():
+        domain = domains[node]
+        rest[domain] = rest.get(domain, 0.0) + count - coded * shares[node]
+    lefts = sorted(rest.values(), reverse=True)
+    copies = profile.parity + 1
+    copied = min(sum(lefts[j:]) / (copies - j) for j in range(copies))
+    return int(coded * profile.data / profile.total + copied)

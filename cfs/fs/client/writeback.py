@@ -164,6 +164,7 @@ class Writeback(Ownership):
         file.flushing = None
         file.committed(new, attr)
         self._buffer.add(-taken.cost)
+        self._space.stored(taken.size)
         if not file.dirty:
             self._unclean.pop(file.ino, None)
         else:

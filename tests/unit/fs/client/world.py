@@ -242,6 +242,9 @@ class SlowKernel:
         await trio.sleep(0.003 * (ino % 3))
 
 
+STORES = (11, 12, 13)
+
+
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
@@ -254,20 +257,20 @@ class World:
         nodes = tuple(
             Node(
                 node_id=n,
-                name=f"meta{n}",
-                role=Role.META,
+                name=f"{role}{n}",
+                role=role,
                 host="",
                 port=0,
                 domain=f"d{n}",
                 state=NodeState.IN,
             )
-            for n in (1, 2)
+            for n, role in ((1, Role.META), (2, Role.META), *((n, Role.STORAGE) for n in STORES))
         )
         self.map = ClusterMap(
             epoch=1, cluster_id=b"", name="t", site=0, shard_count=1,
             profile=Profile(data=2, parity=1), key_version=1, nodes=nodes,
             groups=(ShardPlacement(group=0, voters=(1,)), ShardPlacement(group=1, voters=(1, 2))),
-            placement=((11, 12, 13),),
+            placement=(STORES,),
         )  # fmt: skip
         self.data = Data()
         self.free = 1 << 34
@@ -305,7 +308,7 @@ class World:
                 seen_ms_ago=1,
                 heartbeat=beat,
             )
-            for n in (11, 12, 13)
+            for n in STORES
         )
         return root.Status(
             map=self.map,
