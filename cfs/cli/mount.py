@@ -13,6 +13,7 @@ import typer
 from cfs.cli import processes
 from cfs.cli.client_node import ClientNode
 from cfs.cli.process import configuration_of, run_until_signal
+from cfs.cli.umount import clear_dead
 from cfs.core.errors import Refused
 from cfs.fs.gate.fuse import MountOptions, serve_mount
 
@@ -27,7 +28,8 @@ def mount(
         bool, typer.Option("--foreground", help="Stay; systemd wants that.")
     ] = False,
 ) -> None:
-    """Mount the file system; returns when it is usable."""
+    """Mount the file system; returns when it is usable. A dead mount is taken away first."""
+    clear_dead(mountpoint)
     _check(mountpoint)
     if foreground:
         _serve(directory, mountpoint, read_only=read_only)

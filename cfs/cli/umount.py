@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -26,15 +27,12 @@ def umount(
 
 def unmount(mountpoint: Path) -> None:
     """Unmount and wait for the daemon to commit and end. Raises Refused, DeadlineExceeded."""
+    if clear_dead(mountpoint):
+        return
     if not os.path.ismount(mountpoint):
         raise Refused(f"{mountpoint} is not mounted")
     daemons = _daemons(mountpoint.absolute())
-    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-    done = subprocess.run(  # noqa: S603 - fixed words and a path
-        [*command, str(mountpoint)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise Refused(f"{done.stderr.strip() or f'{mountpoint} cannot be unmounted'}")
+    _detach(mountpoint)
     deadline = time.monotonic() + PATIENCE_S
     while any(Path(f"/proc/{pid}/fd").exists() and _alive(pid) for pid in daemons):
         if time.monotonic() > deadline:
@@ -42,6 +40,28 @@ def unmount(mountpoint: Path) -> None:
                 f"{mountpoint} is unmounted, but its daemon still stores data; see its log"
             )
         time.sleep(_POLL_S)
+
+
+def clear_dead(mountpoint: Path) -> bool:
+    """Take away a mount whose daemon died; False when there is none. Raises Refused."""
+    try:
+        mountpoint.stat()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            _detach(mountpoint, lazily=True)
+            return True
+    return False
+
+
+def _detach(mountpoint: Path, *, lazily: bool = False) -> None:
+    command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
+    if lazily:
+        command.append("-l" if os.geteuid() == 0 else "-z")
+    done = subprocess.run(  # noqa: S603 - fixed words and a path
+        [*command, str(mountpoint)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(f"{done.stderr.strip() or f'{mountpoint} cannot be unmounted'}")
 
 
 def _daemons(mountpoint: Path) -> list[int]:

@@ -17,8 +17,9 @@ import typer
 from cfs.cli import cluster, mount, node, processes
 from cfs.cli.configuration import FILE_NAME
 from cfs.cli.status import fetch, show
+from cfs.cli.umount import clear_dead
 from cfs.core.api.root import Status
-from cfs.core.errors import CfsError, DeadlineExceeded, Refused
+from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.fs.root.bootstrap import PLACEMENT_COUNT
 
 HOST = "127.0.0.1"
@@ -50,8 +51,9 @@ def up(
     if not (state / "client" / FILE_NAME).exists():
         _join(state, "client", "client")
     found = _until_ready(state, strict=first_time)
+    clear_dead(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
-    if not _mounted(mountpoint):
+    if not os.path.ismount(mountpoint):
         mount.start(mountpoint, state / "client", read_only=False)
     show(found)
     typer.echo(
@@ -112,17 +114,6 @@ def _until_ready(state: Path, *, strict: bool) -> Status:
         problem = "; ".join(found.problems)
         time.sleep(0.2)
     raise DeadlineExceeded(f"the cluster is not ready: {problem}; see {state}/*/log")
-
-
-def _mounted(mountpoint: Path) -> bool:
-    """Tell whether it is mounted; a mount whose daemon died is taken away first."""
-    try:
-        mountpoint.stat()
-    except OSError as error:
-        if os.system(f"umount -l '{mountpoint.absolute()}' 2>/dev/null") == 0:  # noqa: S605
-            return False
-        raise Refused(f"{mountpoint} is a dead mount and cannot be taken away: {error}") from None
-    return os.path.ismount(mountpoint)
 
 
 def _free_port() -> int:
