@@ -146,9 +146,21 @@ class Cache:
         return node
 
     def learn_change(self, attr: Attr, token: int) -> None:
-        """Take the attributes that a mutation answered in, where a lease covers them."""
-        if attr.ino in self._nodes:
-            self.learn_attr(attr, 0, token)
+        """Take the attributes that an own mutation answered in, where a lease covers them.
+
+        The server recalls nothing for an own change: where the answer may not get in (a lease was
+        reasserted meanwhile), what was known before it is forgotten.
+        """
+        node = self._nodes.get(attr.ino)
+        if node is not None and self.learn_attr(attr, 0, token) is None:
+            node.attr = None
+
+    def change_name(self, parent: int, name: Name, token: int) -> None:
+        """Take in what an own mutation made of a name; see `learn_change`."""
+        if self._fences.passes(token, parent):
+            self.learn_name(parent, name, token)
+        else:
+            self.unlearn_name(parent, name.name)
 
     def grant_directory(self, ino: int, modes: int, token: int) -> bool:
         """Note a lease on a directory; False when it is not held (any more)."""

@@ -140,7 +140,7 @@ class Names:
             attr, directory = result.attrs[0], result.attrs[1]
             client.cache.learn_change(directory, token)
             entry = Name(name, attr.ino, stat.S_IFMT(mode), UNKNOWN_COOKIE, at)
-            client.cache.learn_name(parent, entry, token)
+            client.cache.change_name(parent, entry, token)
             here = shard_of(Ino(attr.ino)) == shard
             node = client.cache.learn_attr(attr, lease, token) if here else None
             if node is not None:
@@ -202,7 +202,7 @@ class Names:
                 client.cache.learn_change(attr, token)
             attr = result.attrs[0]
             entry = Name(name, ino, stat.S_IFMT(attr.mode), UNKNOWN_COOKIE, at)
-            client.cache.learn_name(parent, entry, token)
+            client.cache.change_name(parent, entry, token)
         return self.view(attr)
 
     # --- removing, moving
@@ -218,7 +218,7 @@ class Names:
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
-            client.cache.learn_name(parent, absent, token)
+            client.cache.change_name(parent, absent, token)
         self._discard_if_gone(result.attrs[0])
 
     async def rmdir(self, parent: int, name: bytes) -> None:
@@ -231,7 +231,7 @@ class Names:
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
-            client.cache.learn_name(parent, absent, token)
+            client.cache.change_name(parent, absent, token)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
@@ -257,10 +257,10 @@ class Names:
             plain = not flags & RENAME_EXCHANGE and replaced != moved and attr.ino == moved
             if plain and shard_of(Ino(parent)) == shard:
                 cache = client.cache
-                cache.learn_name(parent, Name(name, 0, 0, UNKNOWN_COOKIE, at), token)
+                cache.change_name(parent, Name(name, 0, 0, UNKNOWN_COOKIE, at), token)
                 kind = stat.S_IFMT(attr.mode)
                 entry = Name(new_name, moved, kind, UNKNOWN_COOKIE, at)
-                cache.learn_name(new_parent, entry, token)
+                cache.change_name(new_parent, entry, token)
             else:
                 client.cache.unlearn_name(parent, name)
                 client.cache.unlearn_name(new_parent, new_name)
