@@ -66,11 +66,11 @@ class Cluster:
 
     def down(self):
         """End every process and mount, politely where they still answer."""
-        for mount in self._mounts:
-            cfs("umount", mount, check=False)
-        done = cfs("down", "--state", self.state, check=False)
-        if done.returncode:
-            self.kill_all()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            for mount in self._mounts:
+                cfs("umount", mount, check=False)
+            cfs("down", "--state", self.state, check=False)
+        self.kill_all()
         for mount in (self.mount, *self._mounts):
             run("umount", "-l", mount, check=False)
 
@@ -89,13 +89,22 @@ class Cluster:
         assert pid, f"{name} is not running"
         os.kill(pid, number)
 
-    def kill_all(self, prefix=""):
+    def kill_all(self):
         """kill -9 every process of the cluster at once, and see them gone."""
-        pids = [pid for pid in map(self.pid, self.nodes(prefix)) if pid and _is_ours(pid)]
-        for pid in pids:
+        for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not any(map(_is_ours, pids)), seconds=30, what=f"{pids} end")
+        until(lambda: not self._processes(), seconds=30, what=f"{self.state} is left")
+
+    def _processes(self):
+        """Find our processes by their command lines: a node's own files may be unreadable."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                words = (entry / "cmdline").read_bytes()
+                if b"cfs.cli.main" in words and os.fsencode(self.state) + b"/" in words:
+                    found.append(int(entry.name))
+        return found
 
     def status(self):
         return json.loads(cfs("status", "--dir", self.state / "admin", "--json").stdout)
@@ -135,14 +144,6 @@ class Cluster:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
         raise AssertionError("no RssAnon")
-
-
-def _is_ours(pid):
-    """Tell whether a process runs and is one of ours: ids of dead ones are used again."""
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        return b"cfs" in words  # a zombie has no words
-    return False
 
 
 def _unsettled(status):

@@ -1,8 +1,8 @@
 """Copy a tree again and again until told to stop, and note when each file was done.
 
-Run as a program: python -m tests.system.copier SOURCE TARGET LOG STOP. Pass n goes to TARGET/n; each
-line of LOG is a monotonic time and a path. It ends after the pass in which STOP appears. Every
-fourth file is synced, so that a pause below is seen above.
+Run as a program: python -m tests.system.copier SOURCE TARGET LOG STOP. Pass n goes to TARGET/n;
+each line of LOG is a monotonic time and a path. It ends after the pass in which STOP appears.
+Every fourth file is synced, so that a pause below is seen above.
 """
 
 import os

@@ -1,5 +1,6 @@
 """A storage node and a leading meta node die during a copy: it goes on, and they come back."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def test_a_copy_goes_on_without_a_storage_node_and_a_leading_meta_node(
             print(errors.read())
         assert code == 0
     times = [float(line.split()[0]) for line in log.read_text().splitlines()]
-    pause = max(b - a for a, b in zip(times, times[1:], strict=False))
+    pause = max(b - a for a, b in itertools.pairwise(times))
     print(f"longest pause {pause:.2f} s in {len(times)} files")
     assert pause <= PAUSE_S * LENIENT
     for copy in sorted(target.iterdir())[: full(10, 3)]:
