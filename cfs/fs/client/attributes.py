@@ -18,6 +18,7 @@ from cfs.core.errors import CfsError, FsError
 from cfs.fs.client.file import File
 from cfs.fs.client.listing import Listings
 from cfs.fs.client.space import Totals
+from cfs.fs.client.writeback import Follow
 
 SIZE_MAX = (1 << 63) - 1
 XATTR_CACHED_MAX = 4096
@@ -39,8 +40,13 @@ class Attributes(Listings):
         if size is not None:
             return await self._set_size(op, size)
         file = client.writeback.files.get(ino)
+        follow = Follow(op)
         if file is not None and file.unclean:
-            await client.writeback.flush(file, client.deadline())
+            # the token is of before the operation is sent, wherever that happens
+            with client.writeback.request() as token:
+                await client.writeback.flush(file, client.deadline(), follow=follow)
+                if follow.begun:
+                    return await self._answered(follow, file, token)
         if file is not None and client.writeback.writable(file):
             async with file.flush_lock:  # in order with commits, which carry times
                 return await self._set(op, file)
@@ -48,14 +54,22 @@ class Attributes(Listings):
 
     async def _set(self, op: meta.SetAttr, file: File | None) -> Attr:
         client = self.client
+        deadline = client.deadline()
         shard = client.cache.node(op.ino).shard
-        data = file is not None and client.writeback.writable(file)
         with client.writeback.request() as token:
-            _, result = await client.session.mutate(
-                shard, op, deadline=client.deadline(), data=data
-            )
-            attr = result.attrs[0]
-            client.cache.learn_change(attr, token)
+            if file is not None and client.writeback.writable(file):
+                follow = Follow(op)
+                follow.begin(await client.session.data_lane(shard, deadline))
+                return await self._answered(follow, file, token)
+            _, result = await client.session.mutate(shard, op, deadline=deadline)
+            return self._taken(result.attrs[0], op, file, token)
+
+    async def _answered(self, follow: Follow, file: File, token: int) -> Attr:
+        _, result = await follow.answer(self.client.deadline())
+        return self._taken(result.attrs[0], follow.op, file, token)
+
+    def _taken(self, attr: Attr, op: meta.SetAttr, file: File | None, token: int) -> Attr:
+        self.client.cache.learn_change(attr, token)
         if file is not None:
             file.changed(attr)
             if op.mtime_ns is not None:

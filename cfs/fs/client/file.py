@@ -134,7 +134,7 @@ class File:
         before = self.dirty.cost
         self.dirty.write(offset, data)
         self.size = max(self.size, offset + len(data))
-        self.mtime_ns = max(now_ns, self.mtime_ns + 1) if now_ns < self.mtime_ns else now_ns
+        self.mtime_ns = now_ns
         return self.dirty.cost - before
 
     def truncate(self, size: int) -> int:

@@ -105,15 +105,19 @@ class Lane:
         self._sent_at: dict[int, float] = {}
         self._watching = False
 
-    async def submit(self, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
-        """Apply `op` exactly once; give (applied index, result without error).
+    def enqueue(self, op: Any) -> Waiting:
+        """Put an operation in line; `answer` gives its answer."""
+        waiting = Waiting(op)
+        self._queue.append(waiting)
+        self._pump()
+        return waiting
+
+    async def answer(self, waiting: Waiting, *, deadline: float) -> tuple[int, meta.OpResult]:
+        """Wait until an operation was applied, exactly once; give (applied index, result).
 
         Raises the operation's own error; DeadlineExceeded past `deadline`: not applied when it was
         still queued here, unknown otherwise. Cancellation leaves it to take effect or not.
         """
-        waiting = Waiting(op)
-        self._queue.append(waiting)
-        self._pump()
         with trio.move_on_at(deadline):
             await waiting.done.wait()
         if waiting.error is not None:
@@ -121,7 +125,8 @@ class Lane:
         if waiting.result is None:
             if waiting in self._queue:
                 self._queue.remove(waiting)
-            raise DeadlineExceeded(f"{type(op).__name__}: shard {self._shard} gave no answer")
+            op = type(waiting.op).__name__
+            raise DeadlineExceeded(f"{op}: shard {self._shard} gave no answer")
         if waiting.result.error is not None:
             raise from_wire(waiting.result.error)
         return waiting.at, waiting.result

@@ -123,15 +123,16 @@ class Session:
         await self.ensure(shard, deadline)
         return await self._ask(shard, method, request, deadline)
 
-    async def mutate(
-        self, shard: int, op: Any, *, deadline: float, data: bool = False
-    ) -> tuple[int, meta.OpResult]:
-        """Apply an operation exactly once; `data`: on the lane that never waits for recalls."""
+    async def mutate(self, shard: int, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
+        """Apply an operation exactly once; give (applied index, result)."""
         state = self._shards.get(shard)
         if state is None or trio.current_time() >= state.trust_until:
             state = await self.ensure(shard, deadline)
-        lane = state.data if data else state.names
-        return await lane.submit(op, deadline=deadline)
+        return await state.names.answer(state.names.enqueue(op), deadline=deadline)
+
+    async def data_lane(self, shard: int, deadline: float) -> Lane:
+        """Give the lane of operations that never wait for recalls, once the shard is trusted."""
+        return (await self.ensure(shard, deadline)).data
 
     # --- giving back
 

@@ -31,6 +31,7 @@ from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.dirty import Dirty
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.file import File
+from cfs.fs.client.lane import Lane, Waiting
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ownership import Ownership
 from cfs.fs.client.ports import Uploads
@@ -42,6 +43,33 @@ _LOG = structlog.get_logger()
 
 RETRY_S = 0.5
 """Pause after a flush that failed for a reason that may pass."""
+
+
+class Follow:
+    """An operation on a file's attributes that may go in one round with the file's commit."""
+
+    __slots__ = ("_lane", "_waiting", "op")
+
+    def __init__(self, op: meta.SetAttr) -> None:
+        self.op = op
+        self._lane: Lane | None = None
+        self._waiting: Waiting | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it is in line already."""
+        return self._waiting is not None
+
+    def begin(self, lane: Lane) -> None:
+        """Put it in line, once."""
+        if self._waiting is None:
+            self._lane, self._waiting = lane, lane.enqueue(self.op)
+
+    async def answer(self, deadline: float) -> tuple[int, meta.OpResult]:
+        """Give its answer, as `Lane.answer`. Call after `begin`."""
+        assert self._lane is not None
+        assert self._waiting is not None
+        return await self._lane.answer(self._waiting, deadline=deadline)
 
 
 class Writeback(Ownership):
@@ -99,8 +127,11 @@ class Writeback(Ownership):
         synced: bool = False,
         hold_tail: bool = False,
         for_recall: bool = False,
+        follow: Follow | None = None,
     ) -> None:
         """Return once every byte written before the call is committed (but a held tail).
+
+        `follow` is sent right behind the commit of a small file, in the same round.
 
         Raises what the commit met: the bytes are dirty again unless it is final. For a recall it
         returns, the bytes suspect, when the lease turns out to be gone.
@@ -118,8 +149,9 @@ class Writeback(Ownership):
                 if file.node.modes & Lease.WRITE:
                     try:
                         await self._flush_once(
-                            file, deadline, synced=synced, hold_tail=hold_tail, avoid=avoid
-                        )
+                            file, deadline, synced=synced, hold_tail=hold_tail, avoid=avoid,
+                            follow=follow,
+                        )  # fmt: skip
                     except Condemned as error:
                         avoid += tuple(error.detail.get("segments", ()))
                         self._uploads.forget(avoid)
@@ -135,6 +167,7 @@ class Writeback(Ownership):
         synced: bool,
         hold_tail: bool,
         avoid: tuple[bytes, ...],
+        follow: Follow | None,
     ) -> None:
         taken = file.flushing = file.dirty
         file.dirty = Dirty()
@@ -149,9 +182,11 @@ class Writeback(Ownership):
                 mtime_ns=mtime_ns,
             )
             with self.request() as token:
-                _, result = await self._session.mutate(
-                    file.node.shard, commit, deadline=deadline, data=True
-                )
+                lane = await self._session.data_lane(file.node.shard, deadline)
+                waiting = lane.enqueue(commit)
+                if follow is not None and file.size <= self._limits.inline:
+                    follow.begin(lane)
+                _, result = await lane.answer(waiting, deadline=deadline)
                 attr = result.attrs[0]
                 self.cache.learn_change(attr, token)
         except BaseException as error:
