@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ["core", "net", "fs", "cli"]
-IMPURE = {"trio", "socket", "ssl", "os", "time", "random", "lmdb", "threading", "subprocess"}
+IMPURE = {"trio", "socket", "ssl", "os", "time", "random", "lmdb", "subprocess"}
 BANNED = {"utils", "helpers", "common", "manager", "misc"}
 MODULES = sorted((ROOT / "cfs").rglob("*.py"))
 

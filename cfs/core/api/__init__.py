@@ -2,6 +2,8 @@
 
     cluster   the cluster map: nodes, shards, placement groups, profile
     meta      namespace operations, attributes, extents, leases  (client -> shard leader)
+    attr      attributes and entries
+    session   sessions and recalls  (client <-> shard leader)
     store     fragments and the dedupe index                     (anyone -> storage node)
     root      sessions, enrolment, heartbeats, the map            (anyone -> root leader)
     methods   the table: number, types, who may call, idempotent

@@ -20,6 +20,17 @@ from typing import Any
 
 import msgspec
 
+# ruff: noqa: PLC0414 - these names are given on
+from cfs.core.api.attr import Attr as Attr
+from cfs.core.api.attr import Entry as Entry
+from cfs.core.api.session import Empty as Empty
+from cfs.core.api.session import Held as Held
+from cfs.core.api.session import OpenSession as OpenSession
+from cfs.core.api.session import OpenSessionReply as OpenSessionReply
+from cfs.core.api.session import Recall as Recall
+from cfs.core.api.session import Renew as Renew
+from cfs.core.api.session import RenewReply as RenewReply
+
 
 class Lease(enum.IntFlag):
     """Lease modes; see the module."""
@@ -28,46 +39,6 @@ class Lease(enum.IntFlag):
     READ = 1
     WRITE = 2
     OPEN = 4
-
-
-class Attr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """An inode as `stat` shows it. Times are nanoseconds since the epoch."""
-
-    ino: int
-    mode: int
-    """File type and permission bits."""
-    nlink: int
-    uid: int
-    gid: int
-    rdev: int
-    size: int
-    allocated: int
-    """Bytes of the file that are not holes."""
-    atime_ns: int
-    mtime_ns: int
-    ctime_ns: int
-    btime_ns: int
-    generation: int
-    version: int
-    """Rises with every change of attributes or data."""
-    data_version: int
-    """Rises with every change of data or size."""
-    parent: int = 0
-    """Directories: the parent directory. Others: 0."""
-    target: bytes = b""
-    """Symbolic links: where they point."""
-
-
-class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A directory entry, with attributes when the inode lives in the directory's shard."""
-
-    name: bytes
-    ino: int
-    kind: int
-    """File type bits (`S_IFMT`) of the inode."""
-    cookie: int
-    """Where a listing continues after this entry: stable while others change the directory."""
-    attr: Attr | None = None
 
 
 class ExtentKind(enum.IntEnum):
@@ -400,71 +371,3 @@ class StatFsReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Sum of file sizes less holes (allocated)."""
     inline_bytes: int
     """Sealed bytes stored in the shard itself."""
-
-
-# --- sessions and leases -----------------------------------------------------------------------
-
-
-class Held(msgspec.Struct, frozen=True, array_like=True):
-    """A lease: inode and modes."""
-
-    ino: int
-    modes: int
-
-
-class OpenSession(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Open the session in these shards or, with a new leader, reassert what is held there.
-
-    Replaces the leader's view of this session: exactly `held` (volatile READ and OPEN; WRITE is
-    replicated and only confirmed). Raises SessionExpired when the leader gave the session's
-    leases away: drop every cache of the shard, then call again with `held` empty and `renewed`.
-    """
-
-    shard: int
-    session: int
-    held: tuple[Held, ...] = ()
-    renewed: bool = False
-
-
-class OpenSessionReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """`term_ms`: how long, counted from sending a renewal, leases may be trusted.
-
-    `lost`: WRITE leases the client named that it no longer has.
-    """
-
-    term_ms: int
-    applied_seq: int
-    """Highest operation number of this session that took effect here."""
-    lost: tuple[int, ...] = ()
-
-
-class Renew(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Renew the session in all shards that the callee leads; `drop` gives volatile leases back."""
-
-    session: int
-    shards: tuple[int, ...]
-    drop: tuple[Held, ...] = ()
-
-
-class RenewReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Shards not renewed: not led here, or the session is unknown or expired there."""
-
-    not_led: tuple[int, ...] = ()
-    unknown: tuple[int, ...] = ()
-
-
-class Recall(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Leader to client: give these leases down to `modes` of each. Dirty data is committed first.
-
-    Answering means: flushed, and no longer trusted.
-    """
-
-    shard: int
-    session: int
-    at: int
-    leases: tuple[Held, ...]
-    """For each inode the modes that may stay (NONE or READ; OPEN is untouched)."""
-
-
-class Empty(msgspec.Struct, frozen=True, array_like=True):
-    """Nothing to say."""

@@ -28,8 +28,10 @@ class PutFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class GetFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Read `[offset, offset + length)` of a fragment (`length` 0: to its end), checked against the
-    stored checksums. The answer's payload is the bytes. `index` -1: whichever this node has.
+    """Read `[offset, offset + length)` of a fragment (`length` 0: to its end).
+
+    The answer's payload is the bytes, checked against the stored checksums. `index` -1: whichever
+    this node has.
 
     Raises NotFound, Corrupt (counted; reconstruct from the others).
     """

@@ -68,7 +68,7 @@ class Directory(Protocol):
         ...
 
     def write_whole(self, name: str, data: bytes) -> None:
-        """Replace a small file atomically and durably (temporary, fsync, rename, fsync directory)."""
+        """Replace a small file, atomically and durably."""
         ...
 
     def sync(self) -> None:

@@ -16,8 +16,8 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
-from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.errors import Retryable, Unavailable
+from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
 from cfs.fs.meta import participant
 from cfs.fs.meta.host import Group, Host

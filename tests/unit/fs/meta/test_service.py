@@ -7,6 +7,7 @@ import stat
 import pytest
 import trio
 import trio.testing
+
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
 from cfs.core.errors import FsError, SessionExpired, Unavailable, from_wire
