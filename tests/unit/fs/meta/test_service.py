@@ -114,7 +114,7 @@ class World:
                 raise from_wire(result.error)
         return reply.results[0].attrs
 
-    async def lookup(self, peer, session, parent, name, lease=True):
+    async def lookup(self, peer, session, parent, name, *, lease=True):
         request = meta.Lookup(
             shard=shard_of(Ino(parent)), session=session, parent=parent, name=name, lease=lease
         )
