@@ -43,6 +43,8 @@ def _check(mountpoint: Path) -> None:
         raise Refused(f"{mountpoint} is a mount point already; choose another directory")
     if not mountpoint.is_dir():
         raise Refused(f"{mountpoint} is not a directory; make it first")
+    if any(mountpoint.iterdir()):
+        raise Refused(f"{mountpoint} is not empty; choose an empty directory")
 
 
 def start(mountpoint: Path, directory: Path, *, read_only: bool) -> None:
@@ -69,9 +71,7 @@ def _serve(directory: Path, mountpoint: Path, *, read_only: bool) -> None:
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
         files = await node.start(nursery)
-        options = MountOptions(
-            read_only=read_only, name=f"cfs:{node.process.view.map.name}", signals=False
-        )
+        options = MountOptions(read_only=read_only, name=f"cfs:{node.process.view.map.name}")
         await serve_mount(files, str(mountpoint), options=options)
         nursery.cancel_scope.cancel()
 

@@ -16,7 +16,7 @@ import trio
 
 from cfs.cli import logs, processes
 from cfs.cli.configuration import FILE_NAME, Configuration, load
-from cfs.core.errors import NotFound
+from cfs.core.errors import NotFound, Unavailable
 from cfs.fs.root.directory import Membership, NodeDirectory
 from cfs.fs.root.leader import RootLeader
 from cfs.fs.root.renewal import Renewal
@@ -67,8 +67,12 @@ class Process:
         self.leader = RootLeader(self.pool, self.view)
 
     async def listen(self, handlers: Mapping[str, Handler]) -> Server:
-        """Bind the node's address. Raises Unavailable when it is taken."""
-        listener = await self.transport.listen(self.member.host, self.member.port)
+        """Bind the node's address. Raises ProcessError when it is taken."""
+        try:
+            listener = await self.transport.listen(self.member.host, self.member.port)
+        except Unavailable as error:
+            message = f"{error}; see 'ss -ltnp' for who has it"
+            raise processes.ProcessError(message) from None
         server = Server(
             listener=listener,
             handlers=handlers,

@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
+from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Held, Lease
 from cfs.core.ids import Ino, shard_of
 from cfs.fs.client.fences import Fences
@@ -202,6 +204,31 @@ class Cache:
             node.listing = None
             if node.entries.pop(name, None) is not None:
                 self._entries -= 1
+
+    def unlearn(self, op: Any) -> list[int]:
+        """Forget what an own operation changed; give the inodes concerned."""
+        names: list[tuple[int, bytes]] = []
+        inos: list[int] = []
+        match op:
+            case meta.Create() | meta.Unlink() | meta.Rmdir():
+                names = [(op.parent, op.name)]
+            case meta.Link():
+                names, inos = [(op.parent, op.name)], [op.ino]
+            case meta.Rename():
+                names = [(op.parent, op.name), (op.new_parent, op.new_name)]
+            case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr() | meta.Commit():
+                inos = [op.ino]
+        for parent, name in names:
+            known = self.name(parent, name)
+            inos += [parent] if known is None else [parent, known.ino]
+            self.unlearn_name(parent, name)
+        for ino in inos:
+            node = self._nodes.get(ino)
+            if node is not None:
+                node.attr = None
+                node.xattr_names = None
+                node.xattrs = {}
+        return inos
 
     def learn_entry(self, parent: int, entry: Entry, at: int, token: int) -> None:
         """Take an entry as the server lists it in."""

@@ -8,6 +8,7 @@ and leaves dirty files suspect.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import structlog
 import trio
@@ -151,6 +152,11 @@ class Client:
         for file in self.writeback.files.values():
             if file.node.shard == shard:
                 file.pinned = False
+
+    def abandoned(self, op: Any) -> None:
+        """See `Holder.abandoned`."""
+        for ino in self.cache.unlearn(op):
+            self._tell_kernel(ino)
 
     async def reopened(self, shard: int) -> None:
         """See `Holder.reopened`."""

@@ -69,11 +69,12 @@ class Numbers:
 class Waiting:
     """An operation and, later, its answer."""
 
-    __slots__ = ("at", "done", "error", "op", "result", "size")
+    __slots__ = ("abandoned", "at", "done", "error", "op", "result", "size")
 
     def __init__(self, op: Any) -> None:
         self.op = op
         self.done = trio.Event()
+        self.abandoned = False
         self.at = 0
         self.result: meta.OpResult | None = None
         self.error: CfsError | None = None
@@ -93,6 +94,7 @@ class Lane:
         nursery: trio.Nursery,
         limits: Limits,
         overtake: bool,
+        abandoned: Callable[[Any], None],
     ) -> None:
         self._shard = shard
         self._session = session
@@ -101,6 +103,7 @@ class Lane:
         self._nursery = nursery
         self._limits = limits
         self._overtake = overtake
+        self._abandoned = abandoned
         self._queue: deque[Waiting] = deque()
         self._sent_at: dict[int, float] = {}
         self._watching = False
@@ -116,15 +119,19 @@ class Lane:
         """Wait until an operation was applied, exactly once; give (applied index, result).
 
         Raises the operation's own error; DeadlineExceeded past `deadline`: not applied when it was
-        still queued here, unknown otherwise. Cancellation leaves it to take effect or not.
+        still queued here, unknown otherwise. Cancellation leaves it to take effect or not. An
+        operation that takes effect when nobody waits for it any more is told to `abandoned`.
         """
-        with trio.move_on_at(deadline):
-            await waiting.done.wait()
+        try:
+            with trio.move_on_at(deadline):
+                await waiting.done.wait()
+        finally:
+            waiting.abandoned = not waiting.done.is_set()
+            if waiting.abandoned and waiting in self._queue:
+                self._queue.remove(waiting)
         if waiting.error is not None:
             raise waiting.error
         if waiting.result is None:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
             op = type(waiting.op).__name__
             raise DeadlineExceeded(f"{op}: shard {self._shard} gave no answer")
         if waiting.result.error is not None:
@@ -204,6 +211,8 @@ class Lane:
                 waiting.result = result
                 waiting.done.set()
                 done += 1
+                if waiting.abandoned and result.error is None:
+                    self._abandoned(waiting.op)
             if done < len(batch):
                 pause_s = PAUSE_MIN_S if done > before else min(PAUSE_MAX_S, pause_s * 2)
                 await trio.sleep(pause_s)

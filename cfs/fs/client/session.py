@@ -59,6 +59,10 @@ class Holder(Protocol):
         """Tell whether an open file needs the inode."""
         ...
 
+    def abandoned(self, op: Any) -> None:
+        """Forget what an own operation made stale that took effect when nobody waited for it."""
+        ...
+
 
 class ShardSession:
     """The session in one shard."""
@@ -189,6 +193,7 @@ class Session:
                 nursery=nursery,
                 limits=self._limits,
                 overtake=overtake,
+                abandoned=self._holder.abandoned,
             )
 
         state = ShardSession(shard, lane(overtake=False), lane(overtake=True))

@@ -11,6 +11,7 @@ Storage, bottom up:
     snapshot     a group's state as a stream of pieces
     reconcile    what log and state say together after a crash
     waiters      who waits for a proposal or a read
+    doubt        what is said of logs that lost their tails
     group        one replica of one Raft group, as services see it
     transfer     snapshots between hosts
     peers        messages to the other metadata nodes

@@ -52,8 +52,9 @@ class Group:
         """This replica leads, and an entry of its own term is applied."""
         self.paused = False
         self.removed = False
-        self.doubtful = not machine.may_vote
-        """The log lost its tail: no vote until a leader has caught this replica up."""
+        self.doubtful = machine.doubtful
+        """The log lost its tail: until a leader has caught this replica up, its vote counts only
+        together with every other voter's."""
         self._host = host
         self._commands = commands
         self._inbox: list[raft.Event] = []
@@ -297,7 +298,7 @@ class Group:
                     self._execute(effect)
         finally:
             self._stepping = False
-        if self.doubtful and self.machine.may_vote:
+        if self.doubtful and not self.machine.doubtful:
             self.doubtful = False
             self._host.lift_doubt(self)
         self._notice_role()

@@ -32,10 +32,11 @@ from cfs.core.machine import StateMachine
 from cfs.core.raft import message as raft
 from cfs.core.raft.machine import Machine
 from cfs.core.raft.settings import Settings
+from cfs.fs.meta.doubt import DoubtReport
 from cfs.fs.meta.group import Group
 from cfs.fs.meta.log_writer import LogWriter
 from cfs.fs.meta.peers import Sender
-from cfs.fs.meta.reconcile import last_config, reconcile
+from cfs.fs.meta.reconcile import reconcile
 from cfs.fs.meta.snapshot import wipe, wipe_orphans
 from cfs.fs.meta.state import State, meta_key
 from cfs.fs.meta.transfer import Transfers
@@ -95,6 +96,7 @@ class Host:
         self._flush_now = trio.Event()
         self._failure: BaseException | None = None
         self._transfers = Transfers(self)
+        self._doubt_report = DoubtReport()
         self._open()
 
     @property
@@ -344,6 +346,7 @@ class Host:
                 self._compact(group, pressed=pressed)
                 if group.holds_entries:
                     group.wake()
+            self._doubt_report.check(self._groups.values(), trio.current_time())
             self.writer.submit()
 
     def _compact(self, group: Group, *, pressed: bool) -> None:
@@ -366,7 +369,6 @@ class Host:
 
     def _start(self, number: int, replayed: Replayed) -> Group:
         state = self.state.groups[number]
-        alone = last_config(replayed) == raft.Config(voters=(self.node,))
         machine = Machine(
             group=number,
             node=self.node,
@@ -377,14 +379,13 @@ class Host:
             settings=self.settings,
             seed=(self._seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + self.node)
             & _MASK,
-            # Alone, nobody else holds what a torn tail may have lost: waiting would help nothing.
-            may_vote=not replayed.doubtful or alone,
+            doubtful=replayed.doubtful,
         )
         group = Group(self, machine, self._machines(number), state)
         self._groups[number] = group
         self._marked[number] = replayed.snapshot.index
-        if replayed.doubtful and machine.may_vote:
-            self.lift_doubt(group)
+        if replayed.doubtful:
+            self._doubt_report.opened(group, self.log.torn)
         if self.nursery is not None:
             group.hear(raft.Tick(now_ms=self.now_ms()))
         return group

@@ -136,6 +136,7 @@ class Mutations:
         inos = tuple(sorted({ino for op in ops for ino in touched(state, op).inos}))
         own = session.session
         acquired = {op.ino for op in ops if isinstance(op, meta.Acquire)}
+        await led.recalls.settled(own, acquired)
         keys = {ino_key(i): i in acquired for i in inos if read.write_lease(state, i) != own}
         await led.latches.take(keys)
         try:

@@ -78,6 +78,12 @@ class Recalls:
         """Tell whether a lease of this session on the inode is being recalled now."""
         return (session, ino) in self._running
 
+    async def settled(self, session: int, inos: Iterable[int]) -> None:
+        """Wait for recalls of this session's own leases to end: what comes after is a new lease."""
+        for ino in inos:
+            while (event := self._running.get((session, ino))) is not None:
+                await event.wait()
+
     async def expire(self, session: int) -> None:
         """Give a session's leases away, in the log, and forget what is volatile of it."""
         _LOG.warning("session_expire", shard=self._shard, session=session)

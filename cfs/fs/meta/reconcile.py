@@ -8,8 +8,7 @@ A state behind the log's mark is damage, which the machine refuses.
 
 from __future__ import annotations
 
-from cfs.core.raft.membership import decode_config
-from cfs.core.raft.message import Config, EntryKind, SnapshotMeta
+from cfs.core.raft.message import SnapshotMeta
 from cfs.fs.meta.state import State, meta_key
 from cfs.fs.meta.wal import Replayed, Wal
 from cfs.fs.meta.wal_format import Kind, Record
@@ -42,11 +41,3 @@ def _log_lacks(replayed: Replayed, flushed: SnapshotMeta) -> bool:
     if position == -1:
         return replayed.snapshot.term != flushed.term
     return position >= len(replayed.entries) or replayed.entries[position].term != flushed.term
-
-
-def last_config(replayed: Replayed) -> Config:
-    """Give the membership that the log ends with."""
-    for entry in reversed(replayed.entries):
-        if entry.kind is EntryKind.CONFIG:
-            return decode_config(entry.data)
-    return replayed.snapshot.config
