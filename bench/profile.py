@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench import stacks
 from bench.figures import ROWS, markdown, number, with_needs
-from bench.mounts import Cfs, until
+from bench.mounts import Cfs
 
 FSBENCH = Path(__file__).with_name("fsbench.py")
 SAMPLES_PER_S = 100
@@ -87,7 +87,7 @@ def _measure(row, mount, scale, pids, kept):
     watchers = []
     try:
         if row == rows[0]:
-            until(lambda: _writes(bench.pid), "seq_write did not begin", 120)
+            _until_it_writes(bench)
         else:
             _read_until(bench, rows[rows.index(row) - 1])
         os.kill(bench.pid, signal.SIGSTOP)
@@ -122,12 +122,17 @@ def _with_a_row_before(row):
     return [first, *rows]
 
 
-def _writes(pid):
-    """Tell whether fsbench has its big file open: its first row has begun."""
-    try:
-        return any(f.readlink().name == "big" for f in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
-        return False
+def _until_it_writes(bench):
+    """Return as fsbench has its big file open: its first row has begun. Raises RuntimeError."""
+    deadline = time.monotonic() + ROW_S_MAX
+    while time.monotonic() < deadline and bench.poll() is None:
+        try:
+            if any(f.readlink().name == "big" for f in Path(f"/proc/{bench.pid}/fd").iterdir()):
+                return
+        except OSError:
+            pass  # a descriptor closed between the two calls
+        time.sleep(0.001)
+    raise RuntimeError("seq_write was over before it could be held: use a larger --scale")
 
 
 def _read_until(bench, row):

@@ -66,7 +66,14 @@ def run_once(system, options):
         system.stop()
     rates = json.loads(done.stdout.strip().splitlines()[-1])
     rates.pop("label", None)
-    return {"key": system.key, "rates": rates, "before": before, "after": after}
+    return {
+        "key": system.key,
+        "taken": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "scale": options.scale,
+        "rates": rates,
+        "before": before,
+        "after": after,
+    }
 
 
 def run_rounds(systems, options):
@@ -89,7 +96,7 @@ def run_rounds(systems, options):
     return records, failed
 
 
-def report(systems, records, failed, options, profiles):
+def report(systems, records, failed, profiles):
     """Write the section of figures."""
     labels = {s.key: s.label for s in systems}
     runs = {}
@@ -97,12 +104,13 @@ def report(systems, records, failed, options, profiles):
         mine = [r["rates"] for r in records if r["key"] == system.key]
         if mine:
             runs[system.key] = mine
-    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    taken = sorted({records[0]["taken"], records[-1]["taken"]}) if records else ["never"]
+    scales = sorted({r["scale"] for r in records})
     rounds = ", ".join(f"{labels[k]} {len(v)}" for k, v in runs.items())
     parts = [
         (
-            f"Taken {when} by `python -m bench.run`: scale {options.scale}, medians of rounds "
-            f"interleaved ({rounds}). {machine()} All systems lie on one disk of one machine.\n"
+            f"Taken {' to '.join(taken)} by `python -m bench.run`: scale {scales}, medians "
+            f"of interleaved rounds ({rounds}). {machine()} All systems lie on one disk of one machine.\n"
         ),
         *(f"{labels[k]} failed: {why}\n" for k, why in failed.items()),
         "## Figures\n",
@@ -146,20 +154,31 @@ def machine():
 
 
 def profiles_of(systems, records, options):
-    """Profile the rows farthest below their floors."""
+    """Profile the rows farthest below their floors; one that cannot be watched says why."""
     found = {
         key: figures.medians([r["rates"] for r in records if r["key"] == key])
         for key in ("cfs", "gluster", "pass")
     }
     rows = figures.worst(found["cfs"], found["gluster"], found["pass"], options.profiles)
-    if not rows:
-        return []
+    sections = []
     cluster = systems[0]
-    mount = cluster.start()
     try:
-        return [profile(row, cluster, mount, options.profile_scale) for row in rows]
+        mount = cluster.start() if rows else None
+        for row in rows:
+            print(f"watching {row}", file=sys.stderr, flush=True)
+            try:
+                sections.append(profile(row, cluster, mount, options.profile_scale))
+            except (RuntimeError, subprocess.SubprocessError) as error:
+                sections.append(f"### {row}\n\nNot watched: {error}\n")
     finally:
         cluster.stop()
+    return sections
+
+
+def write(text, options):
+    """Put the section of figures into the page."""
+    old = options.output.read_text() if options.output.exists() else "# Benchmarks\n"
+    options.output.write_text(figures.between(old, BEGIN, END, text))
 
 
 def parse():
@@ -173,6 +192,7 @@ def parse():
     parser.add_argument("--peers", default=default, help=f"of {', '.join(PEERS)}")
     parser.add_argument("--profiles", type=int, default=3, help="worst rows to profile")
     parser.add_argument("--profile-scale", type=float, help="default: --scale, at most 0.5")
+    parser.add_argument("--runs", type=Path, help="tables of these raw runs; nothing is run")
     parser.add_argument("--output", type=Path, default=TREE / "docs" / "benchmarks.md")
     options = parser.parse_args()
     options.peers = [p for p in options.peers.split(",") if p]
@@ -190,13 +210,16 @@ def main():
     own = options.state / "bench"
     own.mkdir(parents=True, exist_ok=True)
     systems = systems_of(options)
-    records, failed = run_rounds(systems, options)
-    for name in ("local", "pass", "gluster", "moosefs"):
-        shutil.rmtree(own / name, ignore_errors=True)
-    profiles = profiles_of(systems, records, options)
-    new = report(systems, records, failed, options, profiles)
-    old = options.output.read_text() if options.output.exists() else "# Benchmarks\n"
-    options.output.write_text(figures.between(old, BEGIN, END, new))
+    if options.runs:
+        records, failed = json.loads(options.runs.read_text()), {}
+    else:
+        records, failed = run_rounds(systems, options)
+        for name in ("local", "pass", "gluster", "moosefs"):
+            shutil.rmtree(own / name, ignore_errors=True)
+    write(report(systems, records, failed, []), options)
+    if options.profiles:
+        profiles = profiles_of(systems, records, options)
+        write(report(systems, records, failed, profiles), options)
     print(f"written: {options.output}; raw runs: {own / 'runs.json'}")
     sys.exit(bool(failed))
 
