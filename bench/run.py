@@ -109,8 +109,8 @@ def report(systems, records, failed, profiles):
     rounds = ", ".join(f"{labels[k]} {len(v)}" for k, v in runs.items())
     parts = [
         (
-            f"Taken {' to '.join(taken)} by `python -m bench.run`: scale {scales}, medians "
-            f"of interleaved rounds ({rounds}). {machine()} All systems lie on one disk of one machine.\n"
+            f"Taken {' to '.join(taken)} by `python -m bench.run`: scale {scales}, medians of "
+            f"interleaved rounds ({rounds}). {machine()} All systems lie on one disk.\n"
         ),
         *(f"{labels[k]} failed: {why}\n" for k, why in failed.items()),
         "## Figures\n",
