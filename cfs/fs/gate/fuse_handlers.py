@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import msgspec
 import pyfuse3
 import structlog
 
@@ -45,6 +46,8 @@ _R = TypeVar("_R")
 BLOCK = 4096
 REQUEST_BYTES = 1 << 20
 NAME_BYTES_MAX = 255
+COOKIE_START, COOKIE_SELF, COOKIE_PARENT = 0, 1, 2
+"""Where a listing begins; after `.`; after `..`. Real entries have greater ones."""
 _ACL = b"system.posix_acl_"
 
 ERRNO: tuple[tuple[type[CfsError], int | None], ...] = (
@@ -92,9 +95,10 @@ def _answers(
 class _Listing:
     """What a directory handle has fetched and not given yet."""
 
-    __slots__ = ("entries", "index")
+    __slots__ = ("entries", "index", "ino")
 
-    def __init__(self) -> None:
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
         self.entries: list[Listed] = []
         self.index = 0
 
@@ -235,13 +239,19 @@ class Gate(pyfuse3.Operations):
     @_answers
     async def opendir(self, inode: int, ctx: Any) -> int:
         fh = await self.files.opendir(inode)
-        self._listings[fh] = _Listing()
+        self._listings[fh] = _Listing(inode)
         return fh
 
     @_answers
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
         listing = self._listings[fh]
         cookie = start_id
+        if cookie < COOKIE_PARENT:
+            if not await self._give_dots(listing.ino, cookie, token):
+                return
+            cookie = COOKIE_START
+        elif cookie == COOKIE_PARENT:
+            cookie = COOKIE_START
         inside = listing.seek(cookie)
         while True:
             if not inside:
@@ -260,6 +270,17 @@ class Gate(pyfuse3.Operations):
                 cookie = listed.cookie
                 listing.index += 1
             inside = False
+
+    async def _give_dots(self, ino: int, cookie: int, token: Any) -> bool:
+        """Give `.` and `..`, which no directory stores; False when the kernel has no more room."""
+        here = await self.files.getattr(ino)
+        if cookie == COOKIE_START and not pyfuse3.readdir_reply(
+            token, b".", self._attributes(here), COOKIE_SELF
+        ):
+            return False
+        # the parent is found by number only: it may lie outside what this listing may touch
+        above = msgspec.structs.replace(here, ino=here.parent or ino)
+        return bool(pyfuse3.readdir_reply(token, b"..", self._attributes(above), COOKIE_PARENT))
 
     @_answers
     async def releasedir(self, fh: int) -> None:
