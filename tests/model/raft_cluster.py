@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,10 @@ SETTINGS = Settings(
 )
 
 
+class _DoubtEnds:
+    """Stands among effects for the record that a replica no longer doubts its log."""
+
+
 @dataclass
 class Disk:
     """What survives a crash."""
@@ -42,8 +47,25 @@ class Disk:
     entries: list[m.Entry] = field(default_factory=list)
     applied: int = 0
     digest: int = 0
+    before: deque[tuple[m.HardState, list[m.Entry]]] = field(
+        default_factory=lambda: deque(maxlen=4)
+    )
+    """What was there before each of the last saves: a tail may take them, votes and all."""
+
+    def lose(self, count: int) -> bool:
+        """Undo up to `count` saves, acknowledged or not, but nothing that is applied."""
+        lost = False
+        while count and self.before:
+            count -= 1
+            state, entries = self.before.pop()
+            if self.base.index + len(entries) < self.applied:
+                break
+            self.state, self.entries, lost = state, entries, True
+        self.before.clear()
+        return lost
 
     def save(self, save: m.Save) -> None:
+        self.before.append((self.state, list(self.entries)))
         self.state = save.state
         cut = save.truncate_from
         if save.entries:
@@ -72,7 +94,9 @@ class Node:
         self.incarnation = 0
         self.up = False
         self.led = False
-        self.may_vote = True
+        self.doubtful = False
+        self.lost = False
+        """A tail was lost that may have been acknowledged, and the doubt has not ended since."""
         self.stalled_until = 0
         self.clock_offset = cluster.random.randrange(0, 100_000)
         self.clock_rate = 1.0 + cluster.random.uniform(-cluster.drift, cluster.drift)
@@ -86,7 +110,7 @@ class Node:
         self.up = True
         self.inbox: list[m.Event] = []
         self.turn_due = False
-        self.saves: list[tuple[m.Save, list[m.Effect]]] = []
+        self.saves: list[tuple[m.Save, list[m.Effect | _DoubtEnds]]] = []
         self.save_free_at = 0
         self.last_leader_term = 0
         self.applied, self.digest = disk.applied, disk.digest
@@ -99,7 +123,7 @@ class Node:
             applied=disk.applied,
             settings=cluster.settings,
             seed=cluster.random.getrandbits(64),
-            may_vote=self.may_vote,
+            doubtful=self.doubtful,
         )
         self.config, self.led = self.machine.config, False
         cluster.at(0, self.tick, self.incarnation)
@@ -111,6 +135,11 @@ class Node:
             self.disk.save(save)
             self.cluster.check_saved(self)
         self.saves = []
+
+    def tear(self, saves: int) -> None:
+        """Tear the tail of a crashed node's log: doubt, and `saves` durable saves gone."""
+        self.doubtful = True
+        self.lost = self.disk.lose(saves) or self.lost
 
     def clock(self) -> int:
         return int(self.cluster.now * self.clock_rate) + self.clock_offset
@@ -161,6 +190,11 @@ class Node:
                 self.saves[-1][1].append(effect)
             else:
                 self.perform(effect)
+        if self.doubtful and not self.machine.doubtful:
+            if self.saves:
+                self.saves[-1][1].append(_DoubtEnds())
+            else:
+                self.perform(_DoubtEnds())
         cluster.check_step(self)
 
     def saved(self, incarnation: int) -> None:
@@ -173,9 +207,11 @@ class Node:
             self.perform(effect)
         self.give(m.Saved(number=save.number))
 
-    def perform(self, effect: m.Effect) -> None:
+    def perform(self, effect: m.Effect | _DoubtEnds) -> None:
         cluster = self.cluster
         match effect:
+            case _DoubtEnds():
+                self.doubtful = self.lost = False
             case m.Send(message=message):
                 cluster.send(self, m.decode(m.encode(message)))
             case m.Apply(entries=entries):
@@ -209,6 +245,7 @@ class Node:
         base = self.machine.base
         if base.index > self.disk.base.index and self.disk.term_at(base.index) == base.term:
             del self.disk.entries[: base.index - self.disk.base.index]
+            self.disk.before.clear()
             self.disk.base = base
 
     def install(self, event: m.SnapshotRestored) -> None:
@@ -223,6 +260,7 @@ class Node:
         last = self.saves[-1][0].number if self.saves else 0
         self.saves = []
         self.disk.base, self.disk.entries = meta, []
+        self.disk.before.clear()
         self.digest = self.disk.digest = self.cluster.digests[meta.index]
         self.applied = self.disk.applied = meta.index
         for effect in blocked:
@@ -300,7 +338,7 @@ class Cluster:
             self.run(10)
         return True
 
-    def trace(self, node: Node, effect: m.Effect) -> None:
+    def trace(self, node: Node, effect: m.Effect | _DoubtEnds) -> None:
         if self.traces is not None:
             self.traces.append(f"{self.now} n{node.number} {effect}")
 

@@ -10,24 +10,16 @@ from tests.model.raft_cluster import Cluster, Node
 SEEDS_PER_BATCH = 25
 
 
-def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
+def _fault(cluster: Cluster, node: Node, *, torn: bool, acknowledged: bool) -> None:
     chance = cluster.random
     roll = chance.random()
     everyone = sorted(cluster.nodes)
-    if roll < 0.22:
-        if node.up:
-            lose = torn and all(
-                other.up and other.machine.may_vote for other in cluster.nodes.values()
-            )
-            node.crash()
-            if lose:
-                lost = chance.randint(0, 3)
-                floor = max(node.disk.applied - node.disk.base.index, 0)
-                keep = max(floor, len(node.disk.entries) - lost)
-                del node.disk.entries[keep:]
-            # That it may not vote is remembered until it may.
-            node.may_vote = node.machine.may_vote and not lose
-            cluster.at(chance.randint(1, 700), _restart, node)
+    if torn and roll < 0.06:
+        # Power loss of all, and most tails are torn.
+        for each in cluster.nodes.values():
+            _crash(cluster, each, torn=chance.random() < 0.9, acknowledged=acknowledged)
+    elif roll < 0.22:
+        _crash(cluster, node, torn=torn and chance.random() < 0.7, acknowledged=acknowledged)
     elif roll < 0.40 and len(everyone) > 1:
         cluster.partition(set(chance.sample(everyone, chance.randint(1, len(everyone) - 1))))
     elif roll < 0.50 and len(everyone) > 1:
@@ -41,6 +33,19 @@ def _fault(cluster: Cluster, node: Node, *, torn: bool) -> None:
         node.stalled_until = cluster.now + chance.randint(50, 500)
     elif (leader := cluster.leader()) is not None:
         leader.give(Transfer(peer=chance.choice(everyone)))
+
+
+def _crash(cluster: Cluster, node: Node, *, torn: bool, acknowledged: bool) -> None:
+    """Crash; a torn tail takes what was acknowledged, votes too, from a minority at a time."""
+    chance = cluster.random
+    if not node.up:
+        return
+    node.crash()
+    if torn:
+        others = sum(other.lost for other in cluster.nodes.values() if other is not node)
+        may_lose = acknowledged and others < (len(cluster.nodes) - 1) // 2
+        node.tear(chance.randint(0, 3) if may_lose else 0)
+    cluster.at(chance.randint(1, 700), _restart, node)
 
 
 def _restart(node: Node) -> None:
@@ -79,10 +84,15 @@ def _change(cluster: Cluster) -> None:
     cluster.propose_config(leader, voters, learners)
 
 
-def run_seed(seed: int, *, torn: bool = False, duration_ms: int = 4000) -> Cluster:
-    """Run one history; raises AssertionError from a checker or when progress fails."""
-    size = (1 if not torn else 3, 3, 3, 3, 4, 5)[seed % 6]
-    changes = not torn and seed % 3 == 0
+def run_seed(
+    seed: int, *, torn: bool = False, acknowledged: bool = False, duration_ms: int = 4000
+) -> Cluster:
+    """Run one history; raises AssertionError from a checker or when progress fails.
+
+    `torn`: crashes tear tails; `acknowledged`: and a minority's lose what was durable.
+    """
+    size = (1 if not acknowledged else 3, 3, 3, 3, 4, 5)[seed % 6]
+    changes = not acknowledged and seed % 3 == 0
     voters = tuple(range(1, size + 1))
     spare = tuple(range(size + 1, size + 1 + (2 if changes else 0)))
     cluster = Cluster(seed, voters, spare=spare)
@@ -92,7 +102,8 @@ def run_seed(seed: int, *, torn: bool = False, duration_ms: int = 4000) -> Clust
         cluster.run(chance.randint(1, 40))
         _client(cluster)
         if chance.random() < 0.08:
-            _fault(cluster, chance.choice(list(cluster.nodes.values())), torn=torn)
+            node = chance.choice(list(cluster.nodes.values()))
+            _fault(cluster, node, torn=torn, acknowledged=acknowledged)
         if changes and chance.random() < 0.06:
             _change(cluster)
     _expect_progress(cluster)
@@ -149,8 +160,17 @@ def test_histories(batch: int) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
-@pytest.mark.parametrize("batch", range(2))
+@pytest.mark.parametrize("batch", range(4))
 def test_histories_with_lost_tails(batch: int) -> None:
+    for seed in range(batch * SEEDS_PER_BATCH, (batch + 1) * SEEDS_PER_BATCH):
+        try:
+            run_seed(seed, torn=True, acknowledged=True)
+        except AssertionError as error:
+            raise AssertionError(f"lost seed {seed}: {error}") from error
+
+
+@pytest.mark.parametrize("batch", range(2))
+def test_histories_with_torn_tails_and_changes(batch: int) -> None:
     for seed in range(batch * SEEDS_PER_BATCH, (batch + 1) * SEEDS_PER_BATCH):
         try:
             run_seed(seed, torn=True)

@@ -1,12 +1,7 @@
 """How a follower answers its leader: takes entries in, says how far the logs agree.
 
 Owns the one AppendReply a step gives: however many Appends a step holds, their highest index is
-acknowledged once, after the Save. Also decides when a replica that lost a torn tail can be
-trusted again:
-
-* the first Append of each leader is rejected, so that the leader counts only what is really here;
-* once a later one reaches the leader's commit index, everything that was ever committed with this
-  replica's word is here again, and it may vote.
+acknowledged once, after the Save.
 """
 
 from __future__ import annotations
@@ -18,13 +13,10 @@ from cfs.core.raft.replica import Replica
 class Follower:
     """The following side of a replica."""
 
-    __slots__ = ("_acknowledge", "_distrusted_in", "_replica", "may_vote")
+    __slots__ = ("_acknowledge", "_replica")
 
-    def __init__(self, replica: Replica, *, may_vote: bool) -> None:
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self.may_vote = may_vote
-        self._distrusted_in = -1
-        """Term whose leader was told where this log, that lost a tail, ends."""
         self._acknowledge: tuple[int, int] | None = None
         """Leader and index of the one AppendReply this step will give."""
 
@@ -32,10 +24,6 @@ class Follower:
         """Take entries in, or say where the logs may still agree."""
         replica, log = self._replica, self._replica.log
         entries, previous_index = message.entries, message.previous_index
-        if not self.may_vote and self._distrusted_in != replica.term:
-            self._distrusted_in = replica.term
-            self._reject(message.sender, log.last_index, log.last_term)
-            return
         last_index = previous_index + len(entries)
         if previous_index != log.last_index or message.previous_term != log.last_term:
             if previous_index < log.base_index:
@@ -50,8 +38,6 @@ class Follower:
             replica.append(entries)
         if message.commit > replica.commit:
             replica.commit_to(max(replica.commit, min(message.commit, last_index)))
-        if not self.may_vote and last_index >= message.commit:
-            self.may_vote = True
         self.acknowledge(message.sender, last_index)
 
     def _without_known(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
@@ -81,8 +67,7 @@ class Follower:
     def beat(self, message: Beat) -> None:
         """Answer a heartbeat at once: the promise in it is the timer's, nothing to save."""
         replica = self._replica
-        if self.may_vote and message.commit > replica.commit:
-            # After a lost tail the leader's idea of the match may be wrong: only Appends count.
+        if message.commit > replica.commit:
             replica.commit_to(min(message.commit, replica.log.last_index))
         replica.send(
             BeatReply(

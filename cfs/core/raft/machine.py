@@ -63,8 +63,9 @@ class Machine(View):
     """One replica of a group; synchronous, knows no clock and no disk.
 
     `applied` is what the host's state durably holds; `Apply` goes on after it. `snapshot` is the
-    log's base as `base` gave it, `entries` what follows. With `may_vote=False` (a torn tail was
-    cut) it neither votes nor campaigns until a leader has brought it to its commit index.
+    log's base as `base` gave it, `entries` what follows. `doubtful`: the log lost a tail, now or
+    before a restart since which the machine was still `doubtful`; its votes then count less
+    (`election`), and the host must remember it until the machine says otherwise.
     Raises Corrupt when log and state do not belong together.
     """
 
@@ -79,7 +80,7 @@ class Machine(View):
         applied: int,
         settings: Settings,
         seed: int,
-        may_vote: bool = True,
+        doubtful: bool = False,
     ) -> None:
         replica = Replica(
             group=group,
@@ -90,8 +91,10 @@ class Machine(View):
             applied=applied,
             settings=settings,
         )
-        super().__init__(replica, may_vote=may_vote)
+        super().__init__(replica)
         self._timer = ElectionTimer(settings, seed)
+        if doubtful:
+            replica.doubt(self._timer.terms_lost_max())
         self._ticked = False
         self._told_role: tuple[str, int, int | None] = ("", -1, None)
         self._told_config: Config | None = None
@@ -161,7 +164,7 @@ class Machine(View):
             self._leadership.tick()
         elif replica.now_ms >= self._timer.deadline_ms:
             self._timer.restart(replica.now_ms)
-            if replica.may_campaign and self._follower.may_vote:
+            if replica.may_campaign:
                 self._start_campaign(pre=True)
 
     def _saved(self, number: int) -> None:
@@ -248,7 +251,7 @@ class Machine(View):
                 self._vote(message)
             case VoteReply():
                 if self._in_own_term(message):
-                    self._vote_answered(message.sender, granted=message.granted, pre=False)
+                    self._vote_answered(message, pre=False)
             case PreVote():
                 willing = self._is_willing(transfer=message.transfer)
                 answer_pre_vote(replica, message, willing=willing)
@@ -258,7 +261,7 @@ class Machine(View):
                 else:
                     valid = self._in_own_term(message)
                 if valid:
-                    self._vote_answered(message.sender, granted=message.granted, pre=True)
+                    self._vote_answered(message, pre=True)
             case TimeoutNow():
                 self._timeout_now(message)
             case _:
@@ -284,12 +287,10 @@ class Machine(View):
         return True
 
     def _is_willing(self, *, transfer: bool) -> bool:
-        """Say whether neither a lost tail nor a leader's lease forbids to vote.
+        """Say whether no leader's lease forbids to vote.
 
         A leader never does: it resigns by check-quorum.
         """
-        if not self._follower.may_vote:
-            return False
         if transfer:
             return True
         return self._leadership is None and not self._timer.protects(self._replica.now_ms)
@@ -298,22 +299,22 @@ class Machine(View):
         replica = self._replica
         willing = self._is_willing(transfer=message.transfer)
         if message.term > replica.term:
-            if not willing and self._follower.may_vote:
+            if not willing:
                 return
             self._follow(message.term, None)
         if answer_vote(replica, message, willing=willing):
             self._timer.restart(replica.now_ms)
 
-    def _vote_answered(self, voter: int, *, granted: bool, pre: bool) -> None:
+    def _vote_answered(self, reply: PreVoteReply | VoteReply, *, pre: bool) -> None:
         campaign = self._campaign
         if campaign is not None and campaign.pre is pre:
-            campaign.answered(voter, granted=granted)
+            campaign.answered(reply)
             self._settle_campaign()
 
     def _timeout_now(self, message: TimeoutNow) -> None:
         replica = self._replica
         ordered = message.term == replica.term and message.sender == replica.leader
-        if ordered and self._ticked and self._follower.may_vote and replica.may_campaign:
+        if ordered and self._ticked and replica.may_campaign:
             self._start_campaign(pre=False, transfer=True)
 
     # --- effects --------------------------------------------------------------------------------
@@ -325,6 +326,7 @@ class Machine(View):
             self._leadership.flush()
         else:
             self._follower.flush()
+        replica.settle_doubt()
         effects = self._changes()
         effects += replica.notices
         effects += replica.sends_at_once

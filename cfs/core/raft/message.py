@@ -85,9 +85,10 @@ class PreVote(Message, frozen=True, kw_only=True, tag=1):
 
 
 class PreVoteReply(Message, frozen=True, kw_only=True, tag=2):
-    """The answer to a pre-vote."""
+    """The answer to a pre-vote. `doubtful`: from a log that lost its tail (see `election`)."""
 
     granted: bool
+    doubtful: bool = False
 
 
 class Vote(Message, frozen=True, kw_only=True, tag=3):
@@ -99,9 +100,10 @@ class Vote(Message, frozen=True, kw_only=True, tag=3):
 
 
 class VoteReply(Message, frozen=True, kw_only=True, tag=4):
-    """The answer to a vote request."""
+    """The answer to a vote request. `doubtful`: from a log that lost its tail (see `election`)."""
 
     granted: bool
+    doubtful: bool = False
 
 
 class Append(Message, frozen=True, kw_only=True, tag=5):

@@ -51,6 +51,11 @@ def majority_vote(voters: Iterable[int], votes: Mapping[int, bool]) -> Outcome:
     return Outcome.LOST if len(voters) - refused < needed else Outcome.PENDING
 
 
+def unanimous(config: Config, votes: Mapping[int, bool]) -> bool:
+    """Say whether every voter of both halves granted."""
+    return all(votes.get(voter) for half in (config.voters, config.outgoing) for voter in half)
+
+
 def joint_vote(config: Config, votes: Mapping[int, bool]) -> Outcome:
     """Count `votes` in both halves: won when both are, lost when either is."""
     outcomes = {majority_vote(config.voters, votes), majority_vote(config.outgoing, votes)}

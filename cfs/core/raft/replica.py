@@ -59,6 +59,8 @@ class Replica:
         self.commit = max(applied, min(state.commit, self.log.last_index))
         self.durable = self.log.last_index
         self.leader: int | None = None
+        self.doubtful = False
+        """The log lost a tail that may have been acknowledged; see `election`."""
         self.now_ms = 0
         self.save_number = 0
         self.notices: list[Effect] = []
@@ -101,6 +103,19 @@ class Replica:
         """Go to a later term, with a vote in it or none yet."""
         assert term > self.term, (term, self.term)
         self.term, self.vote, self.leader = term, vote, None
+
+    def doubt(self, terms_lost_max: int) -> None:
+        """Note that a tail was lost; leave behind every term a vote of which it may have held."""
+        self.doubtful = True
+        self.enter_term(self.term + terms_lost_max)
+
+    def settle_doubt(self) -> None:
+        """End the doubt once an entry of the present term, later than the loss, is committed here.
+
+        What was committed before it precedes it in its leader's log, hence here.
+        """
+        if self.doubtful and self.log.term_at(self.commit) == self.term:
+            self.doubtful = False
 
     def append(self, entries: tuple[Entry, ...]) -> None:
         """Add entries at the end of the log, to be saved with this step."""

@@ -12,9 +12,9 @@ from cfs.core.raft.replica import Replica
 class View:
     """The visible side of a machine."""
 
-    def __init__(self, replica: Replica, *, may_vote: bool) -> None:
+    def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._follower = Follower(replica, may_vote=may_vote)
+        self._follower = Follower(replica)
         self._leadership: Leadership | None = None
         self._campaign: Campaign | None = None
 
@@ -89,9 +89,14 @@ class View:
         return replica.membership.current_index <= replica.commit and not replica.config.outgoing
 
     @property
-    def may_vote(self) -> bool:
-        """Say whether this replica votes."""
-        return self._follower.may_vote
+    def doubtful(self) -> bool:
+        """Say whether this replica lost a tail and has not caught up since."""
+        return self._replica.doubtful
+
+    @property
+    def waits_for(self) -> tuple[int, ...]:
+        """Voters whose grant this candidate lacks, when lost tails make it need everyone's."""
+        return self._campaign.waits_for if self._campaign is not None else ()
 
     def match(self, peer: int) -> int:
         """Give up to where `peer` holds the log durably, as the leader knows; else 0."""

@@ -85,10 +85,10 @@ class HeartbeatSender:
 
 
 def load_of(number: int, group: Any) -> GroupLoad:
-    """Describe a replica."""
+    """Describe a replica; `doubtful` is shown for what its role would be (a lost tail)."""
     return GroupLoad(
         group=number,
-        role=group.role,
+        role="doubtful" if group.doubtful and not group.is_leader else group.role,
         term=group.term,
         leader=group.leader,
         applied=group.applied,

@@ -7,6 +7,7 @@ Steps
     elect 1                         bring node 1 to leadership, whatever it takes
     wait 500                        let so many milliseconds pass
     cut 3 | heal                    separate nodes from the others; join everyone again
+    tear 3 [losing 2]               crashed: its log's tail is torn; it lost so many durable saves
     crash 3 | restart 3             lose what is not saved; come back with what is
     propose 1 "text" [5 times]      give a command to a node
     read 1                          ask a node for a linearizable read
@@ -22,6 +23,8 @@ Expectations (after `expect`)
     term unchanged | term risen     against what was remembered
     commit unchanged | commit risen likewise
     same state 1 2 3                these applied the same, up to the same index
+    doubtful 1 3 | sure 2           whose logs lost a tail and have not caught up since
+    waits for 1 | waits for         whom the candidates cannot do without, for lost tails
     behind 3                        node 3 applied less than the leader
     read ready | failed | waiting   what became of the last read
     proposal taken | dropped        what became of the last proposal
@@ -92,6 +95,10 @@ class Story:
                 self.cluster.heal()
             case ["crash", name]:
                 self.node(name).crash()
+            case ["tear", name]:
+                self.node(name).tear(0)
+            case ["tear", name, "losing", count]:
+                self.node(name).tear(int(count))
             case ["restart", name]:
                 self.node(name).start()
             case ["propose", name, text]:
@@ -141,6 +148,13 @@ class Story:
                 return self.value(name) > self.remembered[name]
             case ["same", "state", *names]:
                 return len({(self.node(n).applied, self.node(n).digest) for n in names}) == 1
+            case ["doubtful" | "sure" as word, *names]:
+                doubts = {self.node(name).machine.doubtful for name in names}
+                return doubts == {word == "doubtful"}
+            case ["waits", "for", *names]:
+                up = [node for node in cluster.nodes.values() if node.up]
+                missing = {number for node in up for number in node.machine.waits_for}
+                return missing == set(map(int, names))
             case ["behind", name]:
                 leader = cluster.leader()
                 return leader is not None and self.node(name).applied < leader.applied

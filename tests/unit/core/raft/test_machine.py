@@ -185,20 +185,64 @@ def test_an_empty_configuration_waits():
     assert machine.config == m.Config(), "the truncated configuration is out of force"
 
 
-def test_after_a_lost_tail_it_votes_only_once_caught_up():
-    entries = [_command(1, 1)]
-    machine = _machine(2, entries=entries, may_vote=False, state=m.HardState(term=1))
-    for now_ms in range(0, 9000, 1000):
-        assert not _of(machine.step(m.Tick(now_ms=now_ms)), m.Send)
-    beat = m.Beat(group=7, sender=1, receiver=2, term=1, commit=1, round=1)
+def test_a_doubt_ends_with_a_commit_of_the_present_term():
+    machine = _machine(2, entries=[_command(1, 1)], doubtful=True, state=m.HardState(term=1))
+    leap = machine.term
+    assert leap > 1 + (1 << 20), "beyond every term the tail can have told of"
+    old = _sent(machine.step(_append((1, 1), _command(2, 1), commit=2)), m.AppendReply)[0].message
+    assert (old.rejected, old.term) == (True, leap), "its leader counts what was lost"
+    machine.step(_append((1, 1), _command(2, 1), term=leap + 1, commit=1))
+    assert machine.doubtful, "a new leader's commit index is old"
+    machine.step(_append((2, 1), _command(3, leap + 1), term=leap + 1, commit=2))
+    assert machine.doubtful
+    beat = m.Beat(group=7, sender=1, receiver=2, term=leap + 1, commit=3, round=1)
     machine.step(_got(beat))
-    assert machine.commit == 0, "the leader may still count what was lost"
-    reply = _sent(machine.step(_append((1, 1), _command(2, 1), commit=2)), m.AppendReply)[0]
-    assert (reply.message.rejected, reply.message.index) == (True, 1)
-    machine.step(_append((1, 1), _command(2, 1), commit=3))
-    assert not machine.may_vote
-    machine.step(_append((2, 1), _command(3, 1), commit=3))
-    assert machine.may_vote
+    assert not machine.doubtful
+
+
+def _ask(*nodes: int, pre: bool, term: int, doubtful: bool = False, granted: bool = True):
+    kind = m.PreVoteReply if pre else m.VoteReply
+    address = {"group": 7, "receiver": 1, "term": term, "granted": granted, "doubtful": doubtful}
+    return [_got(kind(sender=node, **address)) for node in nodes]
+
+
+FIVE = m.Config(voters=(1, 2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("own_doubt", [False, True])
+@pytest.mark.parametrize("outgoing", [(), (1, 6, 7)])
+def test_with_a_doubtful_grant_every_voter_is_needed(own_doubt, outgoing):
+    config = m.Config(voters=FIVE.voters, outgoing=outgoing)
+    machine = _machine(config=config, doubtful=own_doubt)
+    machine.step(m.Tick(now_ms=0))
+    machine.step(m.Tick(now_ms=10_000))
+    everyone = sorted({*FIVE.voters, *outgoing} - {1})
+    for pre in (True, False):
+        term = machine.term + pre
+        machine.step_many(_ask(2, 3, pre=pre, term=term, doubtful=True))
+        machine.step_many(_ask(*everyone[2:-1], pre=pre, term=term, doubtful=not own_doubt))
+        machine.step(m.Saved(number=machine.term))
+        assert machine.waits_for == (everyone[-1],)
+        assert machine.role == "candidate"
+        effects = machine.step_many(_ask(everyone[-1], pre=pre, term=term, doubtful=True))
+    machine.step(m.Saved(number=2))
+    assert not effects or machine.role == "leader"
+    assert machine.doubtful == own_doubt, "until it commits"
+
+
+def test_sure_grants_need_a_quorum_only_and_one_refusal_ends_unanimity():
+    machine = _machine(config=FIVE, doubtful=True)
+    machine.step(m.Tick(now_ms=0))
+    machine.step(m.Tick(now_ms=10_000))
+    term = machine.term + 1
+    refused = _ask(2, pre=True, term=machine.term, granted=False)
+    machine.step_many(refused)
+    assert machine.role == "candidate"
+    machine.step_many(_ask(3, pre=True, term=term, doubtful=True))
+    assert machine.role == "follower", "three sure grants are out of reach"
+    machine.step(m.Tick(now_ms=20_000))
+    machine.step_many(_ask(2, 3, 4, pre=True, term=term))
+    assert machine.term == term, "three sure ones were enough, its own apart"
 
 
 def test_a_snapshot_keeps_entries_that_agree_with_it():
@@ -424,15 +468,18 @@ def test_a_leader_of_an_earlier_term_is_told():
     assert (reply.term, reply.rejected) == (5, True)
 
 
-def test_no_vote_and_no_pre_vote_after_a_lost_tail():
-    machine = _machine(2, may_vote=False)
+def test_after_a_lost_tail_votes_say_so():
+    machine = _machine(2, doubtful=True)
     machine.step(m.Tick(now_ms=0))
-    ask = {"group": 7, "sender": 3, "receiver": 2, "term": 4, "last_index": 9, "last_term": 3}
-    effects = machine.step_many([m.Tick(now_ms=9000), _got(m.PreVote(**ask))])
-    assert not _sent(effects, m.PreVoteReply)[0].message.granted
-    effects = machine.step(_got(m.Vote(**ask, transfer=True)))
-    assert not _sent(effects, m.VoteReply)[0].message.granted
-    assert machine.term == 4
+    ask = {"group": 7, "sender": 3, "receiver": 2, "last_index": 9, "last_term": 3}
+    early = _got(m.Vote(**ask, term=machine.term - 1, transfer=True))
+    assert not _sent(machine.step(early), m.VoteReply)[0].message.granted
+    ask["term"] = machine.term + 1
+    effects = machine.step_many([m.Tick(now_ms=1100), _got(m.PreVote(**ask))])
+    reply = _sent(effects, m.PreVoteReply)[0].message
+    assert (reply.granted, reply.doubtful) == (True, True)
+    reply = _sent(machine.step(_got(m.Vote(**ask))), m.VoteReply)[0]
+    assert (reply.message.granted, reply.message.doubtful, reply.after_save) == (True, True, True)
 
 
 def test_the_log_is_kept_for_a_slow_follower_within_the_bound():
