@@ -312,6 +312,18 @@ def test_times_are_exact_to_the_nanosecond(cluster):
     assert path.stat().st_mtime_ns > after.st_ctime_ns
 
 
+def test_times_of_a_write_stay_when_it_is_stored(cluster):
+    """`tar` and `git` take a time that moves later for a change."""
+    path = cluster.mount / "stored"
+    with path.open("wb") as file:
+        file.write(b"x" * 50_000)
+        file.flush()
+        before = os.fstat(file.fileno())
+        os.fsync(file.fileno())
+        after = path.stat()
+    assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
+
+
 def test_a_written_map_reaches_the_file(cluster):
     path = cluster.mount / "mapped"
     path.write_bytes(bytes(100_000))

@@ -183,7 +183,7 @@ class Commit(Op, frozen=True, kw_only=True, tag="commit"):
 
     `size` is the new size at least (None: grows only as the extents reach). Requires the WRITE
     lease (else ESTALE). Raises Condemned when a segment may no longer be referred to. Gaps that
-    growth leaves are holes.
+    growth leaves are holes. ctime becomes `mtime_ns` if that is later: the time of the write.
     """
 
     ino: int

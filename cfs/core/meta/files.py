@@ -49,12 +49,13 @@ def commit(draft: Draft, session: int, op: Commit) -> tuple[Attr, ...]:
     if max(inode.size, end) < size:
         difference += _extend(draft, op.ino, max(inode.size, end), size)
     changed = int(bool(tiles) or size != inode.size)
+    written_ns = draft.now if op.mtime_ns is None else op.mtime_ns
     after = replace(
         inode,
         size=size,
         allocated=inode.allocated + difference,
-        mtime_ns=draft.now if op.mtime_ns is None else op.mtime_ns,
-        ctime_ns=draft.now,
+        mtime_ns=written_ns,
+        ctime_ns=max(inode.ctime_ns, written_ns),  # of the write, as its writer saw it, not of now
         version=inode.version + 1,
         data_version=inode.data_version + changed,
         hlc=draft.now,

@@ -120,6 +120,15 @@ def test_mtime_may_be_given_and_size_asked() -> None:
     assert commit(world, ino, size=50).size == 100
 
 
+def test_ctime_is_of_the_write_and_never_goes_back() -> None:
+    world = World()
+    ino = file(world)
+    made = commit(world, ino, size=1)
+    later = made.ctime_ns + 1000
+    assert commit(world, ino, size=2, mtime_ns=later).ctime_ns == later
+    assert commit(world, ino, size=3, mtime_ns=5).ctime_ns == later
+
+
 def test_reverse_references_tell_what_lives_in_a_segment() -> None:
     world = World()
     ino = file(world)
