@@ -25,7 +25,8 @@ from cfs.fs.root.directory import Membership, NodeDirectory
 from cfs.net.certificates import make_request, new_key
 from cfs.net.identity import Identity
 from cfs.net.pool import Pool
-from cfs.net.ports import Transport
+from cfs.net.ports import Transport, WallClock
+from cfs.net.system import SystemClock
 from cfs.net.tls import TlsTransport
 from cfs.net.token import Token, decode_token
 
@@ -45,6 +46,7 @@ async def join(
     disks: tuple[Path, ...] = (),
     timeout_s: float = 60.0,
     transport: Transport | None = None,
+    clock: WallClock = SystemClock(),  # noqa: B008 - it has no state
 ) -> Membership:
     """Enrol and write `directory`; durable on return.
 
@@ -57,6 +59,8 @@ async def join(
         raise Refused(f"this token is for the role {token.role}, not {role}")
     if token.role in (Role.META, Role.STORAGE) and not (host and port):
         raise Malformed(f"a {token.role} node needs the address it serves at")
+    if token.expires_s <= clock.time_ns() // 1_000_000_000:
+        raise Refused("this token has expired: make another with 'cfs node token'")
     home = NodeDirectory(directory)
     home.require_empty()
     key = home.pending_key()
