@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -22,6 +23,7 @@ from cfs.fs.meta.snapshot import PIECE_BYTES
 from cfs.fs.meta.state import State, record_hash
 from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Prepared, Wal
 from cfs.fs.meta.wal_format import Kind
+from cfs.fs.root.heartbeat import load_of
 from tests.unit.fs.meta.host_cluster import Cluster, Node, running, until
 
 Story = Callable[[Path], Awaitable[None]]
@@ -187,7 +189,33 @@ async def test_an_unclean_end_replays_the_log_over_the_state(tmp_path: Path) -> 
 
 
 @story
-async def test_a_torn_tail_keeps_a_replica_from_voting_until_it_caught_up(tmp_path: Path) -> None:
+async def test_torn_tails_of_all_wait_for_everyone_and_lose_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as (cluster, nursery):
+        await cluster.propose(b"a=1")
+        await cluster.settled()
+        for node in cluster.nodes.values():
+            await node.stop()
+            directory = node.directory
+            assert isinstance(directory, MemoryDirectory)
+            file = directory.open(directory.names()[-1])
+            file.append([b"what a dying disk wrote"])
+            file.sync()
+        with structlog.testing.capture_logs() as logs:
+            for number in (1, 2):
+                host = await cluster.nodes[number].start(nursery)
+                assert host.groups[1].doubtful
+                assert load_of(1, host.groups[1]).role == "doubtful"
+            await until(lambda: any(log.get("missing") == [3] for log in logs))
+        assert not any(group.is_leader for group in cluster.live())
+        await cluster.nodes[3].start(nursery)
+        assert (await cluster.leader()).state.get(b"a") == b"1"
+        await until(lambda: not any(group.doubtful for group in cluster.live()))
+        await cluster.propose(b"b=1")
+        await same_digests(cluster)
+
+
+@story
+async def test_a_torn_tail_keeps_a_replica_doubtful_until_it_caught_up(tmp_path: Path) -> None:
     async with running(tmp_path) as (cluster, nursery):
         await cluster.propose(b"a=1")
         await cluster.settled()
