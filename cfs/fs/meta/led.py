@@ -19,7 +19,8 @@ reasserted, or a lease term has passed, mutations wait.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -42,12 +43,18 @@ Resolve = Callable[[bytes, int, int], Awaitable[None]]
 
 
 class MustWaitError(Exception):
-    """A read cannot be answered yet: recall these WRITE leases, or wait for a transaction."""
+    """A read cannot be answered yet: recall WRITE leases, wait for a transaction or an event."""
 
-    def __init__(self, inos: Sequence[int] = (), lock: tuple[bytes, int] | None = None) -> None:
+    def __init__(
+        self,
+        inos: Sequence[int] = (),
+        lock: tuple[bytes, int] | None = None,
+        event: trio.Event | None = None,
+    ) -> None:
         super().__init__()
         self.inos = inos
         self.lock = lock
+        self.event = event
 
 
 class LedShard:
@@ -69,6 +76,7 @@ class LedShard:
         self.orphans: set[int] = set()
         """Unlinked inodes, to be reclaimed once nobody pins them."""
         self.reap = trio.Event()
+        self._reaping: dict[int, trio.Event] = {}
         self.open_parts: dict[bytes, tuple[int, ...]] = {}
         """Prepared transactions: the inodes that are pending until they are finished."""
         self.driving: dict[bytes, trio.Event] = {}
@@ -129,6 +137,8 @@ class LedShard:
             if wait is not None:
                 if wait.lock:
                     await self.wait_unlocked(*wait.lock)
+                if wait.event:
+                    await wait.event.wait()
                 if wait.inos:
                     await self.recalls.recall(wait.inos, but=0, keep=Lease.READ)
             await self.group.read_barrier()
@@ -169,6 +179,25 @@ class LedShard:
         return held
 
     # --- orphans
+
+    @contextmanager
+    def reaping_now(self, inos: Sequence[int]) -> Iterator[list[int]]:
+        """Give those of `inos` that nobody pins; whoever would pin one meanwhile waits."""
+        free = [i for i in dict.fromkeys(inos) if not self.table.opened(i)]
+        done = trio.Event()
+        for ino in free:
+            self._reaping[ino] = done
+        try:
+            yield free
+        finally:
+            for ino in free:
+                del self._reaping[ino]
+            done.set()
+
+    def check_pinnable(self, ino: int, modes: int) -> None:
+        """Raise `MustWaitError` when the inode is just being removed and `modes` would pin it."""
+        if modes & Lease.OPEN and ino in self._reaping:
+            raise MustWaitError(event=self._reaping[ino])
 
     def orphaned(self, ino: int) -> None:
         """Note that an inode has no name any more."""

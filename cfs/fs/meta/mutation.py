@@ -15,14 +15,18 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Lease, OpResult
 from cfs.core.errors import FsError, Locked, NotLeader, Unavailable, from_wire
+from cfs.core.kv import Reader
 from cfs.core.meta import commands, read, results
 from cfs.core.meta.conflict import touched
 from cfs.fs.meta.latch import Key, ino_key, name_key
 from cfs.fs.meta.leases import Session
 from cfs.fs.meta.led import LedShard
+from cfs.fs.meta.plan import EXCHANGE
 from cfs.fs.meta.transact import Transactions
 
 ATTEMPTS_MAX = 64
+RECLAIM_RECORDS = 256
+"""Records of a removed file that go with its last name in one entry; the reaper does the rest."""
 
 
 class Mutations:
@@ -152,16 +156,28 @@ class Mutations:
                     caller=request.caller,
                     ops=tuple(ops),
                 )
-                index, (answers,) = await led.propose(command)
+                with led.reaping_now(_last_names(state, ops)) as unnamed:
+                    removals = [commands.Reclaim(ino=i, budget=RECLAIM_RECORDS) for i in unnamed]
+                    index, (answers, *removed) = await led.propose(command, *removals)
             finally:
                 led.table.clear_pending(own, inos)
         finally:
             led.latches.release(keys)
-        self._after(led, session, ops, answers)
+        gone = {
+            i
+            for i, r in zip(unnamed, removed, strict=True)
+            if isinstance(r, results.Reclaimed) and r.done
+        }
+        self._after(led, session, ops, answers, gone)
         return index, answers
 
     def _after(
-        self, led: LedShard, session: Session, ops: Sequence[Any], answers: list[OpResult]
+        self,
+        led: LedShard,
+        session: Session,
+        ops: Sequence[Any],
+        answers: list[OpResult],
+        gone: set[int],
     ) -> None:
         for op, answer in zip(ops, answers, strict=False):
             if answer.error is not None:
@@ -171,7 +187,7 @@ class Mutations:
                     led.table.grant(session, answer.attrs[0].ino, lease & ~Lease.WRITE)
                 case meta.Unlink() | meta.Rename():
                     for attr in answer.attrs:
-                        if attr.nlink == 0:
+                        if attr.nlink == 0 and attr.ino not in gone:
                             led.orphaned(attr.ino)
 
 
@@ -184,6 +200,30 @@ def op_names(op: Any) -> list[Key]:
             return list({name_key(op.parent, op.name), name_key(op.new_parent, op.new_name)})
         case _:
             return []
+
+
+def _last_names(state: Reader, ops: Sequence[Any]) -> list[int]:
+    """List the files that would lose their last name: they can go in the same entry."""
+    inos: list[int] = []
+    for op in ops:
+        match op:
+            case meta.Unlink():
+                entry = _entry(state, op.parent, op.name)
+            case meta.Rename(flags=flags) if not flags & EXCHANGE:
+                entry = _entry(state, op.new_parent, op.new_name)
+            case _:
+                continue
+        attr = entry.attr if entry is not None else None
+        if attr is not None and attr.nlink == 1:
+            inos.append(attr.ino)
+    return inos
+
+
+def _entry(state: Reader, parent: int, name: bytes) -> meta.Entry | None:
+    try:
+        return read.lookup(state, parent, name)
+    except FsError:
+        return None  # the operation itself will say so
 
 
 def _lock_met(answers: list[OpResult]) -> Locked | None:

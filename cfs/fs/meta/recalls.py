@@ -94,7 +94,7 @@ class Recalls:
     def _holders(self, inos: Iterable[int], but: int, *, readers: bool) -> dict[int, list[int]]:
         state = self._group.state
         holders: dict[int, list[int]] = {}
-        for ino in inos:
+        for ino in dict.fromkeys(inos):  # a listing names an inode once for each of its links
             sessions = set(self._table.readers(ino, but)) if readers else set()
             writer = read.write_lease(state, ino)
             if writer is not None and writer != but:

@@ -148,6 +148,7 @@ class MetaService:
         session = _session(led, request.session, context)
 
         def now() -> meta.GetAttrReply:
+            led.check_pinnable(request.ino, request.lease)
             led.check_readable(request.session, (request.ino,))
             attr = read.attr(led.group.state, request.ino)
             lease = led.grant(session, request.ino, request.lease)
@@ -165,6 +166,7 @@ class MetaService:
         session = _session(led, request.session, context)
 
         def now() -> meta.LayoutReply:
+            led.check_pinnable(request.ino, request.lease)
             led.check_readable(request.session, (request.ino,))
             state = led.group.state
             attr = read.attr(state, request.ino)
