@@ -86,6 +86,19 @@ def test_what_one_wrote_through_an_open_file_the_other_reads(pair):
             assert os.pread(reader, 8, number * 8) == text
 
 
+def test_a_file_of_many_names_is_listed_while_the_other_mount_writes_it(pair):
+    one, other = (mount / "names" for mount in pair)
+    one.mkdir()
+    with (one / "a").open("wb", buffering=0) as file:
+        for name in ("b", "c"):
+            os.link(one / "a", one / name)
+        for size in range(1, 20):
+            file.write(b"x")
+            assert {(e.name, e.stat().st_size) for e in os.scandir(other)} == {
+                (name, size) for name in "abc"
+            }
+
+
 def test_an_unlinked_file_stays_readable_through_the_other_mount(pair):
     one, other = (mount / "kept" for mount in pair)
     one.write_bytes(b"kept" * 50_000)

@@ -195,6 +195,20 @@ def test_a_read_brings_a_foreign_write_lease_down_and_sees_what_was_flushed():
     run(test)
 
 
+def test_a_listing_recalls_a_written_file_of_two_names_once():
+    async def test(world, a, b):
+        (made, _) = await world.mutate(a, 1, 0, create(1, b"f", lease=7))
+        await world.mutate(a, 1, 0, meta.Link(ino=made.ino, parent=1, name=b"g"))
+        for _ in range(2):
+            await world.mutate(a, 1, 0, meta.Acquire(ino=made.ino))
+            request = meta.ReadDir(shard=0, session=2, ino=1, cookie=0, limit=10)
+            reply = await world.ask(b, "meta.readdir", request)
+            assert [e.ino for e in reply.entries] == [made.ino] * 2
+        assert [r.leases for r in a.recalls] == [(Held(made.ino, Lease.READ),)] * 2
+
+    run(test)
+
+
 def test_a_silent_client_loses_its_session_but_no_sooner_than_its_trust_ends():
     async def test(world, a, b):
         (made, _) = await world.mutate(a, 1, 0, create(1, b"f", lease=7))
