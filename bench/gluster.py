@@ -37,7 +37,7 @@ def installed():
 class Gluster:
     """One volume, mounted."""
 
-    fsync = "fsync on each of the 3 bricks (traced: 60 for 20); all bricks on this one disk"
+    fsync = "fsync on each of the 3 bricks (traced once: 60 for 20); all bricks on this one disk"
 
     def __init__(self, state, kind="disperse"):
         self._state, self._kind = Path(state).absolute(), kind

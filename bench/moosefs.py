@@ -48,7 +48,7 @@ def installed():
 class MooseFs:
     """A whole MooseFS, mounted; files written below its directory get `goal` copies."""
 
-    fsync = "nothing synced anywhere (traced: no fsync for 20): bytes in page caches only"
+    fsync = "nothing synced anywhere (traced once: none for 20): bytes in page caches only"
 
     def __init__(self, state, goal=2):
         self._state, self._goal = Path(state).absolute(), goal

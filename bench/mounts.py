@@ -139,7 +139,8 @@ class Cfs:
     label = "CFS"
     fsync = (
         "the bytes synced on k+m storage nodes (or, inline, in the metadata log) and the metadata "
-        "synced by a majority of 3 metadata nodes, before it returns"
+        "synced by a majority of 3 metadata nodes, before it returns (traced: 100 small fsyncs gave "
+        "101 to 104 fdatasync on each metadata node)"
     )
 
     def __init__(self, state, mount):
@@ -160,7 +161,7 @@ class Cfs:
 
     def version(self):
         tree = Path(__file__).parents[1]
-        commit = run("git", "-C", tree, "rev-parse", "--short", "HEAD", check=False).strip()
+        commit = run("git", "-C", tree, "describe", "--always", "--dirty", check=False).strip()
         return f"{importlib.metadata.version('cfs')} {commit}".strip()
 
     def pids(self):

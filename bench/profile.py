@@ -5,7 +5,8 @@
 fsbench is held (SIGSTOP) as the row before ends, samplers are attached and CPU counters read; then
 it goes on until the row's line appears. CPU seconds are the kernel's, of the whole process; busy is
 CPU over wall, so 100 % is one core and what is left of it is idle: waiting for a peer, the disk or
-the kernel. Sampling costs time: both rates are printed.
+the kernel. CPU and wall are of a run that is not sampled, the stacks of a second one that is:
+sampling costs time, so both rates are printed.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def profile(row, cluster, mount, scale):
     """Run `row` watched; give the section's text."""
     pids = cluster.pids()
-    plain, _, _ = _measure(row, mount, scale, {}, None)
+    plain, wall, cpu = _measure(row, mount, scale, pids, None)
     with tempfile.TemporaryDirectory() as kept:
-        rate, wall, cpu = _measure(row, mount, scale, pids, Path(kept))
+        rate, _, _ = _measure(row, mount, scale, pids, Path(kept))
         sampled = {
             n: stacks.parse(p.read_text()) for n in pids if (p := Path(kept) / f"{n}.raw").exists()
         }
@@ -54,7 +55,7 @@ def render(row, plain, rate, wall, cpu, sampled):
     parts = [
         f"### {row}\n",
         (
-            f"{plain} unwatched, {rate} watched; {wall:.2f} s of wall (with dropping caches), "
+            f"{plain} unwatched, {rate} sampled; {wall:.2f} s of wall (with dropping caches), "
             f"{whole:.2f} s of CPU in CFS over {os.cpu_count()} cores.\n"
         ),
         markdown(["process", "CPU s", "busy of one core", "idle"], cells),

@@ -105,7 +105,7 @@ def report(systems, records, failed, profiles):
         if mine:
             runs[system.key] = mine
     taken = sorted({records[0]["taken"], records[-1]["taken"]}) if records else ["never"]
-    scales = sorted({r["scale"] for r in records})
+    scales = ", ".join(sorted({str(r["scale"]) for r in records}))
     rounds = ", ".join(f"{labels[k]} {len(v)}" for k, v in runs.items())
     parts = [
         (
