@@ -139,8 +139,8 @@ class Cfs:
     label = "CFS"
     fsync = (
         "the bytes synced on k+m storage nodes (or, inline, in the metadata log) and the metadata "
-        "synced by a majority of 3 metadata nodes, before it returns (traced: 100 small fsyncs gave "
-        "101 to 104 fdatasync on each metadata node)"
+        "synced by a majority of 3 metadata nodes, before it returns (traced once: 100 small ones "
+        "gave 101 to 104 fdatasync on each metadata node)"
     )
 
     def __init__(self, state, mount):
