@@ -137,7 +137,7 @@ class LedShard:
             if wait is not None:
                 if wait.lock:
                     await self.wait_unlocked(*wait.lock)
-                if wait.event:
+                if wait.event is not None:
                     await wait.event.wait()
                 if wait.inos:
                     await self.recalls.recall(wait.inos, but=0, keep=Lease.READ)
