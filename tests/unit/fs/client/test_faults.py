@@ -294,3 +294,45 @@ def test_evicted_leases_are_given_back() -> None:
         assert len(led.table.sessions[1].opened) == 0
 
     run(scenario)
+
+
+def test_an_own_change_across_a_leader_change_is_seen_by_its_own_cache() -> None:
+    """The server recalls nothing for an own change, so its answer must never just be dropped."""
+
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.mkdir(1, b"d", 0o755)
+        await a.list_directory("/")  # complete: absent names are answered from the cache
+        for turn, change in enumerate(("make", "move", "remove")):
+            world.lead(None)
+            async with trio.open_nursery() as nursery:
+                if change == "make":
+                    nursery.start_soon(a.mkdir, 1, b"new", 0o755)
+                elif change == "move":
+                    nursery.start_soon(a.rename, 1, b"new", 1, b"moved")
+                else:
+                    nursery.start_soon(a.rmdir, 1, b"moved")
+                await trio.sleep(1)
+                world.lead(1 + turn % 2)
+            listed = {e.name for e in await a.list_directory("/")}
+            stored, _ = read.listing(world.shared.state, 1, 0, 100)
+            assert listed == {e.name for e in stored}
+            assert (await a.getattr(1)).nlink == 2 + len(stored)
+
+    run(scenario)
+
+
+def test_an_operation_nobody_waits_for_any_more_is_seen_by_its_own_cache() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.list_directory("/")
+        world.lead(None)
+        with trio.move_on_after(0.5):
+            await a.mkdir(1, b"late", 0o755)
+        world.lead(1)
+        await trio.sleep(10)
+        stored, _ = read.listing(world.shared.state, 1, 0, 100)
+        listed = {e.name for e in await a.list_directory("/")}
+        assert listed == {e.name for e in stored}
+
+    run(scenario)
