@@ -260,9 +260,10 @@ class Contents(Attributes):
             known = file.known_tiles(offset, end)
             if known is not None:
                 return known, attr
-        length = max(stop - offset, client.limits.layout)
+        start, length = file.missing_range(offset, stop, client.limits.layout)
         lease = 0 if file.ino in client.recalling else Lease.READ
-        return await self._layout(file, offset, length, lease, stop)
+        tiles, attr = await self._layout(file, start, length, lease, stop)
+        return clip(tiles, offset, stop), attr
 
     async def _layout(
         self, file: File, offset: int, length: int, lease: int, stop: int | None = None

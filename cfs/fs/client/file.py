@@ -30,6 +30,10 @@ from cfs.fs.client.dirty import Dirty
 
 TILES_MAX = 16_384
 """Extents kept of one file (about 1 GiB of chunks, 8 MiB of memory)."""
+GAP_TILES_MAX = 5_000
+"""Extents that one layout reply holds for sure."""
+SHORT = 16
+"""A random read of a file with too many extents to keep asks for so much less."""
 _OFFSET = attrgetter("offset")
 _INLINE = ExtentKind.INLINE
 
@@ -187,15 +191,40 @@ class File:
             return None
         return clip(self.tiles, offset, stop)
 
+    def missing_range(self, offset: int, stop: int, ahead: int) -> tuple[int, int]:
+        """Give `(offset, length)` to ask for so that `[offset, stop)` becomes known.
+
+        What is asked for touches what is known, so that random reads come to know a whole file
+        in a few questions; where that would be too much at once, it is only what is read next.
+        """
+        plain = offset, max(stop - offset, ahead)
+        if self.tiles_epoch != self.node.epoch or not self.tiles:
+            return plain
+        bytes_a_tile = max(1, (self.tiles_end - self.tiles_start) // len(self.tiles))
+        room = min(TILES_MAX - len(self.tiles), GAP_TILES_MAX) * bytes_a_tile
+        if offset >= self.tiles_end:
+            reach = max(stop, offset + ahead) - self.tiles_end
+            return (self.tiles_end, reach) if reach <= room else (offset, ahead // SHORT)
+        begin = max(0, min(offset, self.tiles_start - ahead))
+        reach = self.tiles_start - begin
+        if stop <= self.tiles_start:
+            return (begin, reach) if reach <= room else (offset, ahead // SHORT)
+        return plain
+
     def learn_tiles(self, tiles: list[Extent], start: int, end: int) -> None:
         """Keep extents, joined with those known when they touch."""
-        joins = self.tiles_epoch == self.node.epoch and start == self.tiles_end and self.tiles
-        if joins and len(self.tiles) + len(tiles) <= TILES_MAX:
+        known = self.tiles_epoch == self.node.epoch and self.tiles
+        fits = len(self.tiles) + len(tiles) <= TILES_MAX
+        if known and fits and start == self.tiles_end:
             self.tiles = [*self.tiles, *tiles]
+            self.tiles_end = end
+        elif known and fits and end == self.tiles_start:
+            self.tiles = [*tiles, *self.tiles]
+            self.tiles_start = start
         else:
             self.tiles = tiles
             self.tiles_start = start
-        self.tiles_end = end
+            self.tiles_end = end
         self.tiles_epoch = self.node.epoch
 
     def committed(self, new: list[Extent], attr: Attr) -> None:
