@@ -11,7 +11,7 @@ import pytest
 from tests.system import racer
 from tests.system.cluster import full
 
-ROUNDS = full(1000, 150)
+ROUNDS = full(1000, 80)
 
 
 @pytest.fixture(scope="module")
