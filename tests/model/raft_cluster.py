@@ -7,6 +7,7 @@ Everything follows from one seed. The checkers run at every step and raise `Asse
 * leader completeness: a new leader holds all that was committed in earlier terms
 * durability: what a leader commits is on the disks of a quorum at that moment
 * state-machine safety: every replica applies the same entry at an index, in order, once
+* leases: when a leader says earlier leaders' leases were over, none held later, but for drift
 * reads: a read's index is not below anything that was committed when it was asked
 """
 
@@ -98,6 +99,8 @@ class Node:
         self.lost = False
         """A tail was lost that may have been acknowledged, and the doubt has not ended since."""
         self.stalled_until = 0
+        self.lease_seen = -1.0
+        """Latest true time at which this node knew that its lease held."""
         self.clock_offset = cluster.random.randrange(0, 100_000)
         self.clock_rate = 1.0 + cluster.random.uniform(-cluster.drift, cluster.drift)
         self.machine: Machine
@@ -108,6 +111,7 @@ class Node:
         disk, cluster = self.disk, self.cluster
         self.incarnation += 1
         self.up = True
+        self.ticked_ms = self.clock_offset
         self.inbox: list[m.Event] = []
         self.turn_due = False
         self.saves: list[tuple[m.Save, list[m.Effect | _DoubtEnds]]] = []
@@ -144,6 +148,9 @@ class Node:
     def clock(self) -> int:
         return int(self.cluster.now * self.clock_rate) + self.clock_offset
 
+    def true_time(self, clock_ms: int) -> float:
+        return (clock_ms - self.clock_offset) / self.clock_rate
+
     def tick(self, incarnation: int) -> None:
         if self.up and incarnation == self.incarnation:
             if self.cluster.now >= self.stalled_until:
@@ -165,8 +172,11 @@ class Node:
             return
         self.turn_due = False
         events, self.inbox = self.inbox, []
+        ticks = [event.now_ms for event in events if isinstance(event, m.Tick)]
+        self.ticked_ms = max([self.ticked_ms, *ticks])
         if any(isinstance(event, m.Read) for event in events):
             events.insert(0, m.Tick(now_ms=self.clock()))
+            self.ticked_ms = max(self.ticked_ms, self.clock())
         restored = [event for event in events if isinstance(event, m.SnapshotRestored)]
         for event in restored:
             events.remove(event)
@@ -435,9 +445,14 @@ class Cluster:
     def check_step(self, node: Node) -> None:
         machine = node.machine
         leads = machine.role == "leader"
+        if machine.lease_holds:
+            node.lease_seen = max(node.lease_seen, node.true_time(node.ticked_ms))
         if leads and machine.term != node.last_leader_term:
             node.last_leader_term = machine.term
             self.check_leader(node, machine.term)
+            over = node.true_time(machine.others_over_ms)
+            latest = max((n.lease_seen for n in self.nodes.values() if n is not node), default=-1)
+            assert latest <= over + 10 + 2 * self.drift * (self.now - over), "a lease held longer"
             for index, (term, by_term) in self.committed.items():
                 if by_term < machine.term and index >= machine.first_index:
                     assert index <= machine.last_index, f"leader lacks committed {index}"

@@ -49,12 +49,13 @@ class ElectionTimer:
     A start counts as hearing: a promise given before a crash is kept.
     """
 
-    __slots__ = ("_fresh", "_random", "_settings", "deadline_ms", "heard_ms")
+    __slots__ = ("_fresh", "_led_ms", "_random", "_settings", "deadline_ms", "heard_ms")
 
     def __init__(self, settings: Settings, seed: int) -> None:
         self._settings = settings
         self._random = seed & _MASK
         self._fresh = True
+        self._led_ms = 0
         self.heard_ms = 0
         self.deadline_ms = 0
 
@@ -77,6 +78,15 @@ class ElectionTimer:
     def protects(self, now_ms: int) -> bool:
         """Say whether a leader was heard too recently to vote for another."""
         return self._fresh or now_ms - self.heard_ms < self._settings.election_ms_min
+
+    def ceased_to_lead(self, now_ms: int) -> None:
+        """Note that this replica led until now."""
+        self._led_ms = now_ms
+        self.restart(now_ms)
+
+    def silent_ms(self, now_ms: int) -> int:
+        """Give for how long, at least, it has neither heard a leader nor been one."""
+        return 0 if self._fresh else now_ms - max(self.heard_ms, self._led_ms)
 
     def terms_lost_max(self) -> int:
         """Draw how many terms to leave behind: never fewer than a tail can have held."""
@@ -110,7 +120,7 @@ def answer_pre_vote(replica: Replica, message: PreVote, *, willing: bool) -> Non
     )
 
 
-def answer_vote(replica: Replica, message: Vote, *, willing: bool) -> bool:
+def answer_vote(replica: Replica, message: Vote, *, willing: bool, silent_ms: int) -> bool:
     """Vote, once and durably, for a candidate of this term whose log is as good; say if it did."""
     granted = (
         willing
@@ -129,6 +139,7 @@ def answer_vote(replica: Replica, message: Vote, *, willing: bool) -> bool:
             term=replica.term,
             granted=granted,
             doubtful=replica.doubtful,
+            silent_ms=0 if message.transfer else silent_ms,
         ),
         after_save=granted,
     )
@@ -138,13 +149,17 @@ def answer_vote(replica: Replica, message: Vote, *, willing: bool) -> bool:
 class Campaign:
     """One attempt: a pre-vote (`pre`) or a vote, in the replica's term."""
 
-    __slots__ = ("_doubtful", "_replica", "_votes", "own_save_number", "pre")
+    __slots__ = ("_doubtful", "_replica", "_votes", "own_save_number", "pre", "silent_ms")
 
-    def __init__(self, replica: Replica, *, pre: bool, transfer: bool = False) -> None:
+    def __init__(
+        self, replica: Replica, *, pre: bool, silent_ms: int, transfer: bool = False
+    ) -> None:
         self._replica = replica
         self._votes: dict[int, bool] = {}
         self._doubtful: set[int] = set()
         self.pre = pre
+        self.silent_ms = 0 if transfer else silent_ms
+        """For how long no voter that granted this had heard a leader when it did."""
         self.own_save_number = 0
         """The `Save` that makes the own vote durable."""
         if pre:
@@ -166,6 +181,8 @@ class Campaign:
             self._votes[reply.sender] = reply.granted
             if reply.doubtful:
                 self._doubtful.add(reply.sender)
+            if reply.granted and isinstance(reply, VoteReply):
+                self.silent_ms = min(self.silent_ms, reply.silent_ms)
 
     def outcome(self) -> Outcome:
         """Say where it stands; never won without the own, durable vote."""

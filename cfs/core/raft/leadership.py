@@ -44,8 +44,13 @@ _ROUNDS_MAX = 256
 class Leadership:
     """One term of leading."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, *, silent_ms: int) -> None:
         self._replica = replica
+        lease_ms = replica.settings.election_ms_min - replica.settings.lease_margin_ms
+        self.others_over_ms = replica.now_ms + min(0, lease_ms - silent_ms)
+        """When no earlier leader answered reads any more. Its last lease or round was granted by a
+        quorum, which holds a voter of this one, silent for `silent_ms` when it voted; after a
+        transfer (silent for 0) the lease was void before."""
         self.peers: dict[int, Progress] = {}
         self.reads = Reads(replica)
         self.resigned = False

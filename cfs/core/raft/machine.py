@@ -204,11 +204,12 @@ class Machine(View):
         if self._leadership is not None:
             self._leadership.reads.fail(leader)
             self._leadership = None
-            self._timer.restart(replica.now_ms)
+            self._timer.ceased_to_lead(replica.now_ms)
 
     def _start_campaign(self, *, pre: bool, transfer: bool = False) -> None:
         self._follower.forget()
-        self._campaign = Campaign(self._replica, pre=pre, transfer=transfer)
+        silent_ms = self._timer.silent_ms(self._replica.now_ms)
+        self._campaign = Campaign(self._replica, pre=pre, silent_ms=silent_ms, transfer=transfer)
         self._timer.restart(self._replica.now_ms)
         self._settle_campaign()
 
@@ -221,7 +222,7 @@ class Machine(View):
             case Outcome.WON:
                 self._campaign = None
                 self._replica.leader = self._replica.node
-                self._leadership = Leadership(self._replica)
+                self._leadership = Leadership(self._replica, silent_ms=campaign.silent_ms)
             case Outcome.LOST:
                 self._follow(self._replica.term, None)
             case Outcome.PENDING:
@@ -302,7 +303,8 @@ class Machine(View):
             if not willing:
                 return
             self._follow(message.term, None)
-        if answer_vote(replica, message, willing=willing):
+        silent_ms = self._timer.silent_ms(replica.now_ms)
+        if answer_vote(replica, message, willing=willing, silent_ms=silent_ms):
             self._timer.restart(replica.now_ms)
 
     def _vote_answered(self, reply: PreVoteReply | VoteReply, *, pre: bool) -> None:

@@ -100,10 +100,14 @@ class Vote(Message, frozen=True, kw_only=True, tag=3):
 
 
 class VoteReply(Message, frozen=True, kw_only=True, tag=4):
-    """The answer to a vote request. `doubtful`: from a log that lost its tail (see `election`)."""
+    """The answer to a vote request. `doubtful`: from a log that lost its tail (see `election`).
+
+    `silent_ms`: for how long, at least, the voter had neither heard a leader nor led itself.
+    """
 
     granted: bool
     doubtful: bool = False
+    silent_ms: int = 0
 
 
 class Append(Message, frozen=True, kw_only=True, tag=5):

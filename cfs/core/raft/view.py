@@ -111,6 +111,12 @@ class View:
         return self._leadership is not None and self._leadership.lease_holds()
 
     @property
+    def others_over_ms(self) -> int:
+        """When, by the Ticks, every earlier leader had stopped answering reads; now, at worst."""
+        leadership = self._leadership
+        return self._replica.now_ms if leadership is None else leadership.others_over_ms
+
+    @property
     def log_bytes(self) -> int:
         """Bytes of the log in memory."""
         return self._replica.log.bytes_size

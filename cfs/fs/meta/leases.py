@@ -20,9 +20,12 @@ from cfs.core.errors import SessionExpired, Unavailable
 from cfs.net.rpc import Peer
 
 TERM_MS = 3000
-"""Lease term. Election (<= 2 s) plus term stay below 5 s."""
+"""Lease term. It runs from a dead leader's last beat plus its lease of 0.75 s (`grace_ends`), and
+sessions have 2 s after an election (<= 2.2 s): mutations pause less than 5 s either way."""
 MARGIN_MS = 250
 """Waited on top of the term, for clocks that drift."""
+REASSERT_MS = 2000
+"""A new leader gives sessions at least so long to reassert: they renew every third of a term."""
 FORGET_S = 60.0
 """A session silent for this long is expired even if nothing conflicts with it."""
 
@@ -44,6 +47,16 @@ class Session:
     def trusted_until(self) -> float:
         """Give the trio time after which the client has stopped trusting its leases."""
         return self.renewed_at + (TERM_MS + MARGIN_MS) / 1000
+
+
+def grace_ends(now: float, others_over: float) -> float:
+    """Give when sessions that do not reassert hold nothing volatile any more, in trio time.
+
+    Every renewal was answered under a leader's lease, so none later than `others_over`, when all
+    earlier leaders' leases had ended; the election has used up a part of the term since.
+    """
+    term_over = min(now, others_over) + (TERM_MS + MARGIN_MS) / 1000
+    return max(term_over, now + REASSERT_MS / 1000)
 
 
 class LeaseTable:

@@ -20,7 +20,7 @@ from cfs.core.api.meta import Held, Lease
 from cfs.core.errors import DeadlineExceeded, Unavailable
 from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
-from cfs.fs.meta.leases import MARGIN_MS, TERM_MS, LeaseTable, Session
+from cfs.fs.meta.leases import LeaseTable, Session, grace_ends
 
 _LOG = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Recalls:
         propose: Callable[..., Any],
         on_unpinned: Callable[[], None],
     ) -> None:
-        self.term_over_at = trio.current_time() + (TERM_MS + MARGIN_MS) / 1000
+        self.term_over_at = grace_ends(trio.current_time(), group.machine.others_over_ms / 1000)
         """When sessions that have not reasserted hold nothing volatile any more."""
         self._shard = shard
         self._group = group

@@ -230,6 +230,33 @@ def test_with_a_doubtful_grant_every_voter_is_needed(own_doubt, outgoing):
     assert machine.doubtful == own_doubt, "until it commits"
 
 
+@pytest.mark.parametrize(
+    ("silent_ms", "over_ms"),
+    [(1400, 10_000 - 650), (700, 10_000), (0, 10_000), (99_999, 10_000 - 9_250)],
+)
+def test_a_leader_knows_when_earlier_leases_were_over(silent_ms, over_ms):
+    machine = _machine()
+    machine.step(m.Tick(now_ms=0))
+    machine.step(m.Tick(now_ms=10_000))
+    address = {"group": 7, "sender": 2, "receiver": 1, "term": 1, "granted": True}
+    machine.step(_got(m.PreVoteReply(**address)))
+    machine.step_many([_got(m.VoteReply(**address, silent_ms=silent_ms)), m.Saved(number=1)])
+    assert machine.role == "leader"
+    assert machine.others_over_ms == over_ms, "the latest word of any voter, and the lease"
+
+
+def test_a_deposed_leader_was_not_silent():
+    machine = _leading()
+    machine.step(m.Tick(now_ms=10_400))
+    beat = m.BeatReply(group=7, sender=2, receiver=1, term=3, round=1)
+    machine.step(_got(beat))
+    assert machine.role == "follower"
+    ask = {"group": 7, "sender": 2, "receiver": 1, "term": 4, "last_index": 9, "last_term": 3}
+    machine.step(m.Tick(now_ms=10_500))
+    reply = _sent(machine.step(_got(m.Vote(**ask))), m.VoteReply)[0].message
+    assert (reply.granted, reply.silent_ms) == (True, 100)
+
+
 def test_sure_grants_need_a_quorum_only_and_one_refusal_ends_unanimity():
     machine = _machine(config=FIVE, doubtful=True)
     machine.step(m.Tick(now_ms=0))
