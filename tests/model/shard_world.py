@@ -220,6 +220,10 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
     assert held == {(keys.number_at(k, 1), keys.number_at(k, 9)) for k, _ in _all(kv, b"W")}
     locks = sum(len(r.PINS.decode(v).pins) if k[:2] == b"lp" else 1 for k, v in _all(kv, b"l"))
     assert state.locks == locks
+    owners = {k[1:] for k, _ in _all(kv, b"k")}
+    assert owners == {k[9:18] + k[1:9] + k[18:] for k, _ in _all(kv, b"K")}
+    assert state.file_locks == len(owners)
+    assert {int.from_bytes(k[:8], "big") for k in owners} <= set(inodes)
     doomed = {keys.number_at(k, 1) for k, _ in _all(kv, b"u")}
     assert doomed == {ino for ino, inode in inodes.items() if inode.doomed}
     assert state.doomed == len(doomed)

@@ -9,10 +9,13 @@ import pytest
 from cfs.core.api.meta import (
     Acquire,
     Commit,
+    CopyRange,
     Create,
     Extent,
     Lease,
     Link,
+    Lock,
+    MakeOrphan,
     RemoveXattr,
     Rename,
     Rmdir,
@@ -165,6 +168,46 @@ class Machine:
 
         self.both(Commit(ino=self.ino(node), extents=tuple(extents), size=size), change)
 
+    def copy(self) -> None:
+        source, target = self.pick("file"), self.pick("file")
+        if source.kind != "file" or target.kind != "file":
+            return
+        self.both(Acquire(ino=self.ino(target)), lambda: None)
+        start, to = self.random.randrange(400), self.random.randrange(400)
+        length = self.random.choice([1, self.random.randrange(1, 50), 1000])
+        op = CopyRange(
+            ino=self.ino(target), to=to, source=self.ino(source), start=start, length=length
+        )
+        self.both(op, lambda: tree.copy(source, start, target, to, length))
+
+    def punch(self) -> None:
+        node = self.pick("file")
+        if node.kind != "file" or not node.data:
+            return
+        self.both(Acquire(ino=self.ino(node)), lambda: None)
+        start = self.random.randrange(len(node.data))
+        stop = self.random.randrange(start, len(node.data)) + 1
+        hole = Extent(offset=start, length=stop - start)
+        op = Commit(ino=self.ino(node), extents=(hole,))
+        self.both(op, lambda: tree.write(node, start, [None] * (stop - start)))
+
+    def unnamed(self) -> None:
+        parent, linkable = self.directory(), self.random.random() < 0.7
+        op = MakeOrphan(
+            parent=self.ino(parent), mode=REG | 0o600, uid=5, gid=6,
+            lease=Lease.WRITE if self.random.random() < 0.5 else 0, linkable=linkable,
+        )  # fmt: skip
+        node = self.both(op, lambda: tree.make_orphan(parent, 0o600, 5, 6, linkable=linkable))
+        if node is not None:
+            self.nodes.append(node)
+            self.inos[id(node)] = self.attrs[0].ino
+
+    def lock(self) -> None:
+        node = self.pick()
+        kind = self.random.randrange(3)
+        op = Lock(ino=self.ino(node), owner=3, kind=kind, start=self.random.randrange(9))
+        self.both(op, lambda: None)
+
     def xattr(self) -> None:
         node, name = self.pick(), self.name()
         value = self.random.randbytes(5)
@@ -252,8 +295,8 @@ def _spell(extent: Extent) -> list[tuple[int, int] | None]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_names_behave_as_a_posix_tree(seed: int) -> None:
-    weights = {"create": 6, "unlink": 3, "rmdir": 3, "link": 3, "rename": 8, "attributes": 2,
-               "xattr": 2, "reclaim": 1}  # fmt: skip
+    weights = {"create": 6, "unlink": 3, "rmdir": 3, "link": 4, "rename": 8, "attributes": 2,
+               "xattr": 2, "reclaim": 1, "unnamed": 1, "lock": 1}  # fmt: skip
     Machine(seed, dirs=12).run(600, weights)
 
 
@@ -264,11 +307,19 @@ def test_long_files_are_trimmed_behind_the_scenes(
     monkeypatch.setattr(trimming, "LAZY_PAGES_MIN", 1)
     monkeypatch.setattr(trimming, "STEP_PAGES", 1)
     machine = Machine(seed, dirs=2)
-    machine.run(250, {"create": 1, "unlink": 1, "write": 8, "resize": 6, "pack": 2, "reclaim": 1})
+    weights = {"create": 1, "unlink": 1, "write": 8, "resize": 6, "pack": 2, "reclaim": 1}
+    machine.run(350, weights | {"copy": 3, "punch": 1})
     assert machine.trimmed > 2
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_files_hold_what_was_committed(seed: int) -> None:
     weights = {"create": 1, "unlink": 1, "write": 12, "resize": 4, "pack": 2, "reclaim": 1}
+    Machine(seed, dirs=2).run(250, weights)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ranges_are_shared_punched_and_counted(seed: int) -> None:
+    weights = {"create": 2, "unlink": 1, "write": 8, "resize": 2, "pack": 2, "reclaim": 1,
+               "copy": 10, "punch": 4, "unnamed": 1, "link": 2}  # fmt: skip
     Machine(seed, dirs=2).run(250, weights)

@@ -22,6 +22,7 @@ class Node:
     data: list[tuple[int, int] | None] = field(default_factory=list)
     xattrs: dict[bytes, bytes] = field(default_factory=dict)
     removed: bool = False
+    linkable: bool = False
 
     @property
     def size(self) -> int:
@@ -88,8 +89,9 @@ def link(node: Node, parent: Node, name: bytes) -> None:
         raise Refusal(errno.EPERM)
     if name in parent.entries:
         raise Refusal(errno.EEXIST)
-    if not node.nlink:
+    if not node.nlink and not node.linkable:
         raise Refusal(errno.ENOENT)
+    node.linkable = False
     parent.entries[name] = node
     node.nlink += 1
 
@@ -133,6 +135,21 @@ def rename(old: Node, name: bytes, new: Node, new_name: bytes, flags: int) -> No
 def write(node: Node, offset: int, data: list[tuple[int, int] | None]) -> None:
     resize(node, max(len(node.data), offset + len(data)))
     node.data[offset : offset + len(data)] = data
+
+
+def copy(source: Node, start: int, target: Node, to: int, length: int) -> None:
+    length = min(length, len(source.data) - start)
+    if length <= 0:
+        return
+    if source is target and abs(to - start) < length:
+        raise Refusal(errno.EINVAL)
+    write(target, to, source.data[start : start + length])
+
+
+def make_orphan(parent: Node, mode: int, uid: int, gid: int, *, linkable: bool) -> Node:
+    directory(parent)
+    gid = parent.gid if parent.mode & 0o2000 else gid
+    return Node("file", mode, uid, gid, nlink=0, linkable=linkable)
 
 
 def resize(node: Node, size: int) -> None:

@@ -23,6 +23,15 @@ import msgspec
 # ruff: noqa: PLC0414 - these names are given on
 from cfs.core.api.attr import Attr as Attr
 from cfs.core.api.attr import Entry as Entry
+from cfs.core.api.locking import GetLock as GetLock
+from cfs.core.api.locking import GetLockReply as GetLockReply
+from cfs.core.api.locking import Lock as Lock
+from cfs.core.api.locking import LockHolder as LockHolder
+from cfs.core.api.locking import LockKind as LockKind
+from cfs.core.api.locking import LockWait as LockWait
+from cfs.core.api.locking import LockWaitReply as LockWaitReply
+from cfs.core.api.ranges import CopyRange as CopyRange
+from cfs.core.api.ranges import MakeOrphan as MakeOrphan
 from cfs.core.api.session import Empty as Empty
 from cfs.core.api.session import Held as Held
 from cfs.core.api.session import OpenSession as OpenSession
@@ -218,7 +227,7 @@ class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_seq: int
     acked: int
     ops: tuple[Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit
-               | Acquire | Release, ...]  # fmt: skip
+               | Acquire | Release | Lock | CopyRange | MakeOrphan, ...]  # fmt: skip
     caller: Caller = Caller()
 
 

@@ -97,6 +97,8 @@ METHODS: tuple[Method, ...] = (
     _row(25, "meta.getxattr", meta.GetXattr, meta.XattrReply, _USERS, idempotent=True),
     _row(26, "meta.listxattr", meta.ListXattr, meta.XattrReply, _USERS, idempotent=True),
     _row(27, "meta.statfs", meta.StatFs, meta.StatFsReply, _writers, idempotent=True),
+    _row(28, "meta.getlock", meta.GetLock, meta.GetLockReply, _USERS, idempotent=True),
+    _row(29, "meta.lockwait", meta.LockWait, meta.LockWaitReply, _USERS, idempotent=True),
     _row(30, "meta.session", meta.OpenSession, meta.OpenSessionReply, _USERS, idempotent=True),
     _row(31, "meta.renew", meta.Renew, meta.RenewReply, _USERS, idempotent=True),
     # between meta nodes

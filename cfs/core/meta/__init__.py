@@ -28,4 +28,6 @@ transactions  two-phase commit across shards
 steps         the steps of a transaction: check, hold, apply, release
 intents       what is remembered of transactions
 locks         locks and pins of transactions
+file_locks    flock and POSIX byte ranges
+copying       a range of a file by reference; files without a name are in `namespace`
 """

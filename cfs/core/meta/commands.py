@@ -7,7 +7,7 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     ClientOps     list[OpResult]    numbered operations of a session
     InitShard     Done              the shard exists; on shard 0 the root directory too
     OpenSession   Opened            a session opens, or comes back
-    ExpireSession Done              its WRITE leases are gone, its applied number stays
+    ExpireSession Done              its WRITE leases and file locks are gone, its number stays
     DropLeases    Done              recalled WRITE leases are gone
     Refuse        Refused           an operation's refusal is recorded as its answer
     Reclaim       Reclaimed         an orphan goes, step by step
@@ -32,8 +32,11 @@ from cfs.core.api.meta import (
     Acquire,
     Caller,
     Commit,
+    CopyRange,
     Create,
     Link,
+    Lock,
+    MakeOrphan,
     OpResult,
     Release,
     RemoveXattr,
@@ -58,6 +61,9 @@ ClientOp: TypeAlias = (
     | Commit
     | Acquire
     | Release
+    | Lock
+    | CopyRange
+    | MakeOrphan
 )
 
 
@@ -154,7 +160,7 @@ class OpenSession(msgspec.Struct, frozen=True, array_like=True, kw_only=True, ta
 
 
 class ExpireSession(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="expire"):
-    """Take a session's WRITE leases away and refuse its operations until it opens again."""
+    """Take a session's WRITE leases and file locks; refuse its operations until it opens again."""
 
     session: int
 

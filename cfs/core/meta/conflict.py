@@ -13,8 +13,11 @@ import msgspec
 from cfs.core.api.meta import (
     Acquire,
     Commit,
+    CopyRange,
     Create,
     Link,
+    Lock,
+    MakeOrphan,
     Release,
     RemoveXattr,
     Rename,
@@ -54,8 +57,12 @@ def touched(kv: Reader, op: ClientOp) -> Touched:
             inos += [slot.ino for slot in (source, there) if slot is not None]
             names = [(op.parent, op.name), (op.new_parent, op.new_name)]
             return _make(op.parent, inos, names)
-        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | Acquire():
+        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | Acquire() | CopyRange():
             return Touched((op.ino,), (), frozenset({shard_of(Ino(op.ino))}))
+        case Lock():
+            return Touched((), (), frozenset({shard_of(Ino(op.ino))}))
+        case MakeOrphan():
+            return Touched((), (), frozenset({shard_of(Ino(op.parent))}))
         case Release():
             return Touched((), (), frozenset(shard_of(Ino(ino)) for ino in op.inos))
 

@@ -41,15 +41,23 @@ def commit(draft: Draft, session: int, op: Commit) -> tuple[Attr, ...]:
     collection.check_usable(draft, op.extents)
     inode = trimming.make_room(draft, op.ino, inode, size)
     tiles = [_settle(draft, op.ino, extent) for extent in op.extents]
+    return (lay(draft, op.ino, inode, tiles, size, op.mtime_ns),)
+
+
+def lay(
+    draft: Draft, ino: int, inode: Inode, tiles: list[Extent], size: int, mtime_ns: int | None
+) -> Attr:
+    """Lay settled tiles over a file that becomes `size` long, as a write at `mtime_ns` does."""
+    end = extents.end_of(tiles)
     difference = 0
     for group in _groups(tiles):
         stop = group[-1].offset + group[-1].length
-        window = pages.load(draft, op.ino, group[0].offset, stop)
-        difference += pages.store(draft, op.ino, window, extents.overlay(window.tiles, group))
+        window = pages.load(draft, ino, group[0].offset, stop)
+        difference += pages.store(draft, ino, window, extents.overlay(window.tiles, group))
     if max(inode.size, end) < size:
-        difference += _extend(draft, op.ino, max(inode.size, end), size)
+        difference += _extend(draft, ino, max(inode.size, end), size)
     changed = int(bool(tiles) or size != inode.size)
-    written_ns = draft.now if op.mtime_ns is None else op.mtime_ns
+    written_ns = draft.now if mtime_ns is None else mtime_ns
     after = replace(
         inode,
         size=size,
@@ -60,7 +68,7 @@ def commit(draft: Draft, session: int, op: Commit) -> tuple[Attr, ...]:
         data_version=inode.data_version + changed,
         hlc=draft.now,
     )
-    return (draft.set_inode(op.ino, after),)
+    return draft.set_inode(ino, after)
 
 
 def resize(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
@@ -146,14 +154,9 @@ def _settle(draft: Draft, ino: int, extent: Extent) -> Extent:
         return extent
     if extent.kind is _HOLE:
         return extents.hole(extent.offset, extent.length)
-    inline_id = draft.tick()
-    since = draft.state.epoch
     stored = len(extent.inline)
     inline = Inline(extent.inline, extent.chunk_id, extent.raw, extent.key_version)
-    draft.put(keys.inline(ino, inline_id), INLINE.encode(inline, since))
-    mark = Mark(0, stored, extent.offset, extent.length)
-    draft.put(keys.mark(inline_id, ino), MARK.encode(mark, since))
-    draft.state.inline_bytes += stored
+    inline_id = keep_inline(draft, ino, inline, extent.offset, extent.length)
     return Extent(
         offset=extent.offset,
         length=extent.length,
@@ -165,6 +168,17 @@ def _settle(draft: Draft, ino: int, extent: Extent) -> Extent:
         stored=stored,
         inline_id=inline_id,
     )
+
+
+def keep_inline(draft: Draft, ino: int, inline: Inline, offset: int, length: int) -> int:
+    """Store sealed bytes that tiles within a range of the file will refer to; give their number."""
+    inline_id = draft.tick()
+    since = draft.state.epoch
+    draft.put(keys.inline(ino, inline_id), INLINE.encode(inline, since))
+    mark = Mark(0, len(inline.sealed), offset, length)
+    draft.put(keys.mark(inline_id, ino), MARK.encode(mark, since))
+    draft.state.inline_bytes += len(inline.sealed)
+    return inline_id
 
 
 def _groups(tiles: list[Extent]) -> Iterable[list[Extent]]:

@@ -12,6 +12,8 @@
     a session8 seq8                 answer to a session's operation
     w ino8                          who holds the WRITE lease
     W session8 ino8                 the same, by session
+    k ino8 flavour1 session8 owner8 what one owner has locked of a file
+    K session8 ino8 flavour1 owner8 the same, by session
     o ino8                          orphan: nlink 0, to be reclaimed
     u ino8                          file with doomed pages
     t txid                          intent, or the memory of a finished transaction
@@ -142,6 +144,21 @@ def lease_of(session_id: int, ino: int) -> bytes:
 def leases_range(session_id: int) -> tuple[bytes, bytes]:
     """Range of a session's WRITE leases."""
     return lease_of(session_id, 0), b"W" + u64(session_id) + b"\xff" * 9
+
+
+def file_lock(ino: int, session_id: int, owner: int, *, flock: bool) -> bytes:
+    """Key of an owner's locks on a file."""
+    return file_locks(ino, flock=flock) + u64(session_id) + u64(owner)
+
+
+def file_locks(ino: int, *, flock: bool) -> bytes:
+    """Prefix of the locks of one flavour on a file."""
+    return b"k" + ino.to_bytes(8, "big") + (b"\1" if flock else b"\0")
+
+
+def file_lock_of(session_id: int, ino: int, owner: int, *, flock: bool) -> bytes:
+    """Key of an owner's locks on a file, by session."""
+    return b"K" + u64(session_id) + u64(ino) + (b"\1" if flock else b"\0") + u64(owner)
 
 
 def orphan(ino: int) -> bytes:

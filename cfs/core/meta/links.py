@@ -14,11 +14,14 @@ from msgspec.structs import replace
 
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
+from cfs.core.meta import keys
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.locks import check_open
 from cfs.core.meta.records import Inode
 
 NLINK_MAX = 65_000
+LINKABLE = 1
+"""Flag of an inode that was made without a name and may get its first."""
 
 
 def directory(draft: Draft, ino: int) -> Inode:
@@ -74,11 +77,14 @@ def change_links(draft: Draft, ino: int, difference: int, parent: int | None = N
         nlink = 0
     if not nlink:
         draft.set_orphan(ino)
+    elif not inode.nlink:
+        draft.delete(keys.orphan(ino))
     return draft.set_inode(
         ino,
         replace(
             inode,
             nlink=nlink,
+            flags=inode.flags & ~LINKABLE,
             parent=inode.parent if parent is None else parent,
             ctime_ns=draft.now,
             version=inode.version + 1,
@@ -88,6 +94,8 @@ def change_links(draft: Draft, ino: int, difference: int, parent: int | None = N
 
 
 def check_links(inode: Inode, ino: int) -> None:
-    """Raise EMLINK when an inode takes no more links."""
+    """Raise ENOENT when an inode is removed, EMLINK when it takes no more links."""
+    if not inode.nlink and not inode.flags & LINKABLE:
+        raise FsError(errno.ENOENT, f"inode {ino} is removed")
     if inode.nlink >= NLINK_MAX:
         raise FsError(errno.EMLINK, f"inode {ino} has {inode.nlink} links, the most there can be")

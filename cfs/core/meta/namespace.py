@@ -11,7 +11,7 @@ import stat
 
 import msgspec
 
-from cfs.core.api.meta import Attr, Create, Lease, Link, Rmdir, Unlink
+from cfs.core.api.meta import Attr, Create, Lease, Link, MakeOrphan, Rmdir, Unlink
 from cfs.core.errors import FsError
 from cfs.core.meta import leases, links, locks
 from cfs.core.meta.draft import Draft
@@ -60,6 +60,23 @@ def create(draft: Draft, session: int, op: Create) -> tuple[Attr, ...]:
     return attr, after
 
 
+def make_orphan(draft: Draft, session: int, op: MakeOrphan) -> tuple[Attr, ...]:
+    """Apply `MakeOrphan`: the inode; its directory does not change."""
+    parent = links.open_directory(draft, op.parent)
+    check_owner(op.uid, op.gid)
+    if not stat.S_ISREG(op.mode) or op.mode >> 16:
+        raise FsError(errno.EINVAL, f"mode {op.mode:o} is not a file's")
+    mode, gid = inherit(parent, op.mode, op.gid)
+    ino = draft.new_ino()
+    inode = new_inode(draft, mode=mode, uid=op.uid, gid=gid)
+    flags = links.LINKABLE if op.linkable else 0
+    attr = draft.set_inode(ino, msgspec.structs.replace(inode, nlink=0, flags=flags))
+    draft.set_orphan(ino)
+    if op.lease & Lease.WRITE:
+        leases.grant(draft, session, ino)
+    return (attr,)
+
+
 def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
     """Apply `Unlink`: the inode with its new nlink, then the directory."""
     links.directory(draft, op.parent)
@@ -102,8 +119,6 @@ def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
         raise FsError(errno.EPERM, f"inode {op.ino} is a directory: it has one name")
     if (there := find(draft, op.parent, op.name)) is not None:
         raise exists(draft, op.parent, op.name, there.ino, there.kind)
-    if not inode.nlink:
-        raise FsError(errno.ENOENT, f"inode {op.ino} is removed")
     links.check_links(inode, op.ino)
     locks.check_ino_free(draft, op.ino)
     set_entry(draft, op.parent, op.name, op.ino, stat.S_IFMT(inode.mode))

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cfs.core.api.meta import Extent
 from cfs.core.errors import FsError
-from cfs.core.meta import keys, leases, locks, pages, trimming
+from cfs.core.meta import file_locks, keys, leases, locks, pages, trimming
 from cfs.core.meta.commands import Reclaim
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.results import Reclaimed
@@ -51,6 +51,7 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
         draft.delete(key)
     if inode.doomed:
         trimming.forget(draft, ino)
+    file_locks.drop_inode(draft, ino)
     draft.drop_inode(ino)
     draft.delete(keys.orphan(ino))
     draft.state.inodes -= 1

@@ -15,7 +15,17 @@ import msgspec
 from cfs.core.api.meta import Attr, Entry, Extent, ExtentKind
 from cfs.core.errors import Corrupt, FsError
 from cfs.core.kv import Reader, prefix_end
-from cfs.core.meta import collection, conflict, entries, intents, keys, leases, locks, pages
+from cfs.core.meta import (
+    collection,
+    conflict,
+    entries,
+    file_locks,
+    intents,
+    keys,
+    leases,
+    locks,
+    pages,
+)
 from cfs.core.meta import sessions as _sessions
 from cfs.core.meta.records import (
     CONDEMNATION,
@@ -37,6 +47,7 @@ _EXTENT_BYTES = 160
 
 answer = _sessions.answer
 write_lease = leases.holder
+locks_in_the_way = file_locks.in_the_way
 
 
 class InlineCandidate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

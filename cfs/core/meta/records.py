@@ -48,6 +48,7 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     target: bytes = b""
     project: int = 0
     flags: int = 0
+    """Bits; see `links`."""
     hlc: int = 0
     """Hybrid logical stamp of the last change."""
     doomed: int = 0
@@ -169,6 +170,21 @@ class Holder(msgspec.Struct, frozen=True, array_like=True):
     session: int
 
 
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """A locked range, both ends in it; see `LockKind`."""
+
+    start: int
+    end: int
+    kind: int
+    pid: int
+
+
+class Ranges(msgspec.Struct, frozen=True, array_like=True):
+    """What one owner has locked of a file, in order, disjoint."""
+
+    ranges: tuple[Range, ...]
+
+
 class Present(msgspec.Struct, frozen=True, array_like=True):
     """A record whose key says it all; `hlc` is when it came."""
 
@@ -232,6 +248,8 @@ class State(msgspec.Struct, array_like=True, kw_only=True):
     """Operations that took effect."""
     doomed: int = 0
     """Files with doomed pages; while there are any, every entry trims some."""
+    file_locks: int = 0
+    """Owners with locks on files, once a file: 0 spares every look."""
 
 
 class Codec(Generic[RecordT]):
@@ -277,6 +295,7 @@ COUNT = Codec(Count)
 XATTR = Codec(Xattr)
 SESSION = Codec(Session)
 HOLDER = Codec(Holder)
+RANGES = Codec(Ranges)
 PRESENT = Codec(Present)
 LOCK = Codec(Lock)
 PINS = Codec(Pins)

@@ -5,9 +5,9 @@ seen (`acked`); one that has an answer is answered as it was. Numbers may come o
 flush that a recall waits for must not queue behind an operation that waits for a recall, so a
 client sends independent operations side by side. A retryable refusal (a lock, a lease still held)
 is no answer: it is not recorded, the number stays open, and what follows in the same request is
-refused alike. Expiry
-takes the WRITE leases and refuses operations until the session opens again; numbers and answers
-stay, so that a client that returns repeats what it does not know the fate of.
+refused alike. Expiry takes the WRITE leases and file locks and refuses operations until the
+session opens again; numbers and answers stay, so that a client that returns repeats what it does
+not know the fate of.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ from cfs.core.api.meta import (
     Acquire,
     Attr,
     Commit,
+    CopyRange,
     Create,
     Link,
+    Lock,
+    MakeOrphan,
     OpResult,
     Release,
     RemoveXattr,
@@ -40,7 +43,17 @@ from cfs.core.errors import (
     SessionExpired,
 )
 from cfs.core.kv import Reader
-from cfs.core.meta import attributes, files, keys, leases, namespace, renaming, xattrs
+from cfs.core.meta import (
+    attributes,
+    copying,
+    file_locks,
+    files,
+    keys,
+    leases,
+    namespace,
+    renaming,
+    xattrs,
+)
 from cfs.core.meta.commands import (
     ClientOp,
     ClientOps,
@@ -70,6 +83,9 @@ _APPLY: dict[type[Any], Callable[[Draft, int, Any], tuple[Attr, ...]]] = {
     Commit: files.commit,
     Acquire: leases.acquire,
     Release: leases.release,
+    Lock: file_locks.apply,
+    CopyRange: copying.copy,
+    MakeOrphan: namespace.make_orphan,
 }
 
 
@@ -174,6 +190,7 @@ def expire(draft: Draft, command: ExpireSession) -> Done:
         return Done()
     for ino in leases.held_by(draft, command.session):
         leases.revoke(draft, command.session, ino)
+    file_locks.drop_session(draft, command.session)
     after = Session(session.name, False, session.opened_hlc, session.applied, session.acked)
     draft.put(keys.session(command.session), SESSION.encode(after, draft.state.epoch))
     return Done()

@@ -156,7 +156,7 @@ def _check_stay(draft: Draft, step: Stay) -> None:
 
 def _check_adjust(draft: Draft, step: Adjust) -> None:
     inode = links.local(draft, step.ino)
-    if not inode.nlink:
+    if not inode.nlink and step.nlink_delta <= 0:
         raise FsError(errno.ENOENT, f"inode {step.ino} is removed")
     is_directory = stat.S_ISDIR(inode.mode)
     if step.nlink_delta not in {-1, 0, 1}:
