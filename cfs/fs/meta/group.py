@@ -53,8 +53,7 @@ class Group:
         self.paused = False
         self.removed = False
         self.doubtful = machine.doubtful
-        """The log lost its tail: until a leader has caught this replica up, its vote counts only
-        together with every other voter's."""
+        """The log lost its tail, and no leader has caught this replica up since."""
         self._host = host
         self._commands = commands
         self._inbox: list[raft.Event] = []
@@ -95,6 +94,11 @@ class Group:
     def is_leader(self) -> bool:
         """Tell whether this replica leads; others may already lead a later term."""
         return self.machine.role == "leader"
+
+    @property
+    def others_over_s(self) -> float:
+        """When, in trio time, all earlier leaders had stopped answering; now, at the latest."""
+        return self.machine.others_over_ms / 1000
 
     @property
     def applied(self) -> int:

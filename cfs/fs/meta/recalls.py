@@ -41,7 +41,7 @@ class Recalls:
         propose: Callable[..., Any],
         on_unpinned: Callable[[], None],
     ) -> None:
-        self.term_over_at = grace_ends(trio.current_time(), group.machine.others_over_ms / 1000)
+        self.term_over_at = grace_ends(trio.current_time(), group.others_over_s)
         """When sessions that have not reasserted hold nothing volatile any more."""
         self._shard = shard
         self._group = group

@@ -71,6 +71,7 @@ class Group:
     leader = property(lambda self: self.shared.leader)
     is_leader = property(lambda self: self.shared.leader == self.node)
     ready = is_leader
+    others_over_s = property(lambda _self: trio.current_time())
 
     def readable(self) -> bool:
         return self.is_leader

@@ -31,6 +31,7 @@ class Group:
         self.state = MemoryStore()
         self.is_leader = self.ready = True
         self.leader, self.term, self.applied = 1, 1, 0
+        self.others_over_s = trio.current_time()
 
     def readable(self):
         return True
