@@ -7,7 +7,7 @@ Lease modes on an inode (one lease covers attributes, and for a directory all it
 absent ones too; for a file its extents and data; for both the extended attributes):
 
     READ   shared: what was learnt may be cached
-    WRITE  exclusive: dirty data stays at the client; implies READ; files only
+    WRITE  exclusive: changes are made at the client first; on a directory a *delegation*
     OPEN   a pin: an unlinked inode lives until it is dropped; never recalled, never conflicts
 
 Every reply carries `at`, the shard's applied index it reflects; a cache keeps the newest.
@@ -32,6 +32,7 @@ from cfs.core.api.locking import LockWait as LockWait
 from cfs.core.api.locking import LockWaitReply as LockWaitReply
 from cfs.core.api.ranges import CopyRange as CopyRange
 from cfs.core.api.ranges import MakeOrphan as MakeOrphan
+from cfs.core.api.ranges import ReserveInos as ReserveInos
 from cfs.core.api.session import Empty as Empty
 from cfs.core.api.session import Held as Held
 from cfs.core.api.session import OpenSession as OpenSession
@@ -119,6 +120,10 @@ class Create(Op, frozen=True, kw_only=True, tag="create"):
     rdev: int = 0
     target: bytes = b""
     lease: int = 0
+    ino: int = 0
+    """A number of `ReserveInos` for the new inode, in this shard; 0: the shard takes one."""
+    time_ns: int = 0
+    """When it happened, as its client showed it under a delegation; 0: when it is applied."""
 
 
 class Unlink(Op, frozen=True, kw_only=True, tag="unlink"):
@@ -126,6 +131,9 @@ class Unlink(Op, frozen=True, kw_only=True, tag="unlink"):
 
     parent: int
     name: bytes
+    ino: int = 0
+    """Who must be there; else ESTALE. 0: whoever is."""
+    time_ns: int = 0
 
 
 class Rmdir(Op, frozen=True, kw_only=True, tag="rmdir"):
@@ -133,6 +141,9 @@ class Rmdir(Op, frozen=True, kw_only=True, tag="rmdir"):
 
     parent: int
     name: bytes
+    ino: int = 0
+    """Who must be there; else ESTALE. 0: whoever is."""
+    time_ns: int = 0
 
 
 class Link(Op, frozen=True, kw_only=True, tag="link"):
@@ -141,6 +152,7 @@ class Link(Op, frozen=True, kw_only=True, tag="link"):
     ino: int
     parent: int
     name: bytes
+    time_ns: int = 0
 
 
 class Rename(Op, frozen=True, kw_only=True, tag="rename"):
@@ -154,6 +166,11 @@ class Rename(Op, frozen=True, kw_only=True, tag="rename"):
     new_parent: int
     new_name: bytes
     flags: int = 0
+    ino: int = 0
+    """Who must be moved; else ESTALE. 0: whoever it is."""
+    replaces: int = -1
+    """Who must be at the new name, 0: nobody; else ESTALE. -1: whoever is."""
+    time_ns: int = 0
 
 
 class SetAttr(Op, frozen=True, kw_only=True, tag="setattr"):
@@ -169,6 +186,7 @@ class SetAttr(Op, frozen=True, kw_only=True, tag="setattr"):
     size: int | None = None
     atime_ns: int | None = None
     mtime_ns: int | None = None
+    time_ns: int = 0
 
 
 class SetXattr(Op, frozen=True, kw_only=True, tag="setxattr"):
@@ -227,8 +245,10 @@ class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_seq: int
     acked: int
     ops: tuple[Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit
-               | Acquire | Release | Lock | CopyRange | MakeOrphan, ...]  # fmt: skip
+               | Acquire | Release | Lock | CopyRange | MakeOrphan | ReserveInos, ...]  # fmt: skip
     caller: Caller = Caller()
+    chained: bool = False
+    """Behind the first operation that fails, all fail with EIO."""
 
 
 class OpResult(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -240,6 +260,8 @@ class OpResult(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Create, Link: the inode first, then the directory. Unlink, Rmdir: the removed inode (with
     its new nlink) first, then the directory. Rename: moved, old directory, new directory, then the
     replaced inode if any. Others: the inode. Cross-shard ones likewise."""
+    ino: int = 0
+    """ReserveInos: the first number."""
 
 
 class MutateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -41,6 +41,7 @@ from cfs.core.api.meta import (
     Release,
     RemoveXattr,
     Rename,
+    ReserveInos,
     Rmdir,
     SetAttr,
     SetXattr,
@@ -61,6 +62,7 @@ ClientOp: TypeAlias = (
     | Commit
     | Acquire
     | Release
+    | ReserveInos
     | Lock
     | CopyRange
     | MakeOrphan
@@ -144,6 +146,7 @@ class ClientOps(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     acked: int
     ops: tuple[ClientOp, ...]
     caller: Caller = Caller()
+    chained: bool = False
 
 
 class InitShard(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="init"):

@@ -21,6 +21,7 @@ from cfs.core.api.meta import (
     Release,
     RemoveXattr,
     Rename,
+    ReserveInos,
     Rmdir,
     SetAttr,
     SetXattr,
@@ -65,6 +66,8 @@ def touched(kv: Reader, op: ClientOp) -> Touched:
             return Touched((), (), frozenset({shard_of(Ino(op.parent))}))
         case Release():
             return Touched((), (), frozenset(shard_of(Ino(ino)) for ino in op.inos))
+        case ReserveInos():
+            return Touched((), (), frozenset())
 
 
 def inos_of(steps: Iterable[Step]) -> tuple[int, ...]:

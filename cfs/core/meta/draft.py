@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
-from cfs.core.ids import SERIAL_BITS, ShardId, SiteId, make_ino
+from cfs.core.ids import SERIAL_BITS, Ino, ShardId, SiteId, make_ino, serial_of
 from cfs.core.kv import Writer
 from cfs.core.meta import keys
 from cfs.core.meta.records import (
@@ -32,6 +32,8 @@ from cfs.core.meta.records import (
     Present,
     State,
 )
+
+_TIME_MAX = (1 << 63) - 1
 
 
 class Draft:
@@ -191,9 +193,30 @@ class Draft:
         self.state.serial += 1
         return make_ino(SiteId(self._site), ShardId(self.shard), self.state.serial)
 
+    def take_ino(self, ino: int) -> int:
+        """Take a number that was reserved. Raises EINVAL when it was not, or is taken."""
+        if (
+            not self.is_local(ino)
+            or not 0 < serial_of(Ino(ino)) <= self.state.serial
+            or self.find(ino) is not None
+        ):
+            raise FsError(errno.EINVAL, f"inode {ino} was not reserved, or is taken")
+        return ino
+
+    def reserve_inos(self, count: int) -> int:
+        """Give the first of `count` numbers that no inode will get unless asked for by number."""
+        self.state.serial += count
+        return make_ino(SiteId(self._site), ShardId(self.shard), self.state.serial - count + 1)
+
     def set_orphan(self, ino: int) -> None:
         """List an inode for reclaiming."""
         self.put(keys.orphan(ino), PRESENT.encode(Present(self.now), self.state.epoch))
+
+    def stamp(self, time_ns: int) -> int:
+        """Give the time an operation happens at: what its client showed already, else now."""
+        if not 0 <= time_ns <= _TIME_MAX:
+            raise FsError(errno.EINVAL, f"{time_ns} ns is no time")
+        return time_ns or self.now
 
     # --- references
 

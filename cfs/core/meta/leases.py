@@ -1,4 +1,6 @@
-"""WRITE leases: who alone may commit data to a file. Replicated, dropped with the session.
+"""WRITE leases: who alone may change an inode. Replicated, dropped with the session.
+
+On a file: its data and attributes. On a directory it is a *delegation*: its attributes and entries.
 
 READ and OPEN leases are volatile and the leader's business. Recalling others comes first, at the
 leader; here a lease that another session still holds is only refused, with a retryable error.
@@ -6,11 +8,8 @@ leader; here a lease that another session still holds is only refused, with a re
 
 from __future__ import annotations
 
-import errno
-import stat
-
 from cfs.core.api.meta import Acquire, Attr, Release
-from cfs.core.errors import FsError, Unavailable
+from cfs.core.errors import Unavailable
 from cfs.core.kv import Reader
 from cfs.core.meta import keys
 from cfs.core.meta.draft import Draft
@@ -24,12 +23,8 @@ def holder(kv: Reader, ino: int) -> int | None:
 
 
 def acquire(draft: Draft, session: int, op: Acquire) -> tuple[Attr, ...]:
-    """Apply `Acquire`. Raises ENOENT, EISDIR, EINVAL (no file), Unavailable (held by another)."""
+    """Apply `Acquire`. Raises ENOENT, Unavailable (held by another)."""
     inode = draft.inode(op.ino)
-    if stat.S_ISDIR(inode.mode):
-        raise FsError(errno.EISDIR, f"inode {op.ino} is a directory")
-    if not stat.S_ISREG(inode.mode):
-        raise FsError(errno.EINVAL, f"inode {op.ino} is not a file")
     held = holder(draft, op.ino)
     if held is not None and held != session:
         raise Unavailable(f"session {held} holds WRITE on inode {op.ino}", session=held)

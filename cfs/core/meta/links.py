@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
-from cfs.core.meta import keys
+from cfs.core.meta import change, keys
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.locks import check_open
 from cfs.core.meta.records import Inode
@@ -48,49 +48,30 @@ def local(draft: Draft, ino: int) -> Inode:
     return draft.inode(ino)
 
 
-def change_entries(draft: Draft, ino: int, *, entries: int, subdirectories: int) -> Attr:
-    """Count entries and subdirectories that came (or, negative, went)."""
+def change_entries(
+    draft: Draft, ino: int, *, entries: int, subdirectories: int, now: int = 0
+) -> Attr:
+    """Count entries and subdirectories that came (or, negative, went); `now` 0: the draft's."""
     inode = draft.inode(ino)
-    return draft.set_inode(
-        ino,
-        replace(
-            inode,
-            nlink=inode.nlink + subdirectories,
-            size=inode.size + entries,
-            mtime_ns=draft.now,
-            ctime_ns=draft.now,
-            version=inode.version + 1,
-            data_version=inode.data_version + 1,
-            hlc=draft.now,
-        ),
-    )
+    fields = change.entries(inode, now or draft.now, came=entries, subdirectories=subdirectories)
+    return draft.set_inode(ino, replace(inode, **fields, hlc=draft.now))
 
 
-def change_links(draft: Draft, ino: int, difference: int, parent: int | None = None) -> Attr:
+def change_links(
+    draft: Draft, ino: int, difference: int, parent: int | None = None, *, now: int = 0
+) -> Attr:
     """Count names of an inode that came or went; the last one gone makes it an orphan.
 
     A directory loses its own `.` with its only name. `parent` is a directory's new `..`.
     """
     inode = draft.inode(ino)
-    nlink = inode.nlink + difference
-    if difference < 0 and stat.S_ISDIR(inode.mode):
-        nlink = 0
-    if not nlink:
+    fields = change.links(inode, now or draft.now, difference, parent)
+    if not fields["nlink"]:
         draft.set_orphan(ino)
     elif not inode.nlink:
         draft.delete(keys.orphan(ino))
-    return draft.set_inode(
-        ino,
-        replace(
-            inode,
-            nlink=nlink,
-            flags=inode.flags & ~LINKABLE,
-            parent=inode.parent if parent is None else parent,
-            ctime_ns=draft.now,
-            version=inode.version + 1,
-            hlc=draft.now,
-        ),
-    )
+    flags = inode.flags & ~LINKABLE
+    return draft.set_inode(ino, replace(inode, **fields, flags=flags, hlc=draft.now))
 
 
 def check_links(inode: Inode, ino: int) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from cfs.core.api.meta import Attr, Create, Lease, Link, MakeOrphan, Rmdir, Unlink
 from cfs.core.errors import FsError
-from cfs.core.meta import leases, links, locks
+from cfs.core.meta import change, leases, links, locks
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
 from cfs.core.meta.records import Inode
@@ -35,28 +35,31 @@ _KINDS = frozenset(
 
 def create(draft: Draft, session: int, op: Create) -> tuple[Attr, ...]:
     """Apply `Create`: the new inode, then its directory."""
+    now = draft.stamp(op.time_ns)
     parent = links.open_directory(draft, op.parent)
     check_name(op.name)
     locks.check_name_free(draft, op.parent, op.name)
     if (there := find(draft, op.parent, op.name)) is not None:
         raise exists(draft, op.parent, op.name, there.ino, there.kind)
-    kind = _check_new(op)
+    kind = check_new(op)
     is_directory = kind == stat.S_IFDIR
     if is_directory:
         links.check_links(parent, op.parent)
-    mode, gid = inherit(parent, op.mode, op.gid)
-    ino = draft.new_ino()
+    mode, gid = change.inherit(parent, op.mode, op.gid)
+    ino = draft.take_ino(op.ino) if op.ino else draft.new_ino()
     attr = draft.set_inode(
         ino,
         new_inode(
             draft, mode=mode, uid=op.uid, gid=gid, rdev=op.rdev, target=op.target,
-            parent=op.parent if is_directory else 0,
+            parent=op.parent if is_directory else 0, now=now,
         ),
     )  # fmt: skip
     set_entry(draft, op.parent, op.name, ino, kind)
-    if op.lease & Lease.WRITE and kind == stat.S_IFREG:
+    if op.lease & Lease.WRITE:
         leases.grant(draft, session, ino)
-    after = links.change_entries(draft, op.parent, entries=1, subdirectories=int(is_directory))
+    after = links.change_entries(
+        draft, op.parent, entries=1, subdirectories=int(is_directory), now=now
+    )
     return attr, after
 
 
@@ -66,7 +69,7 @@ def make_orphan(draft: Draft, session: int, op: MakeOrphan) -> tuple[Attr, ...]:
     check_owner(op.uid, op.gid)
     if not stat.S_ISREG(op.mode) or op.mode >> 16:
         raise FsError(errno.EINVAL, f"mode {op.mode:o} is not a file's")
-    mode, gid = inherit(parent, op.mode, op.gid)
+    mode, gid = change.inherit(parent, op.mode, op.gid)
     ino = draft.new_ino()
     inode = new_inode(draft, mode=mode, uid=op.uid, gid=gid)
     flags = links.LINKABLE if op.linkable else 0
@@ -79,20 +82,23 @@ def make_orphan(draft: Draft, session: int, op: MakeOrphan) -> tuple[Attr, ...]:
 
 def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
     """Apply `Unlink`: the inode with its new nlink, then the directory."""
+    now = draft.stamp(op.time_ns)
     links.directory(draft, op.parent)
     locks.check_name_free(draft, op.parent, op.name)
     slot = require(draft, op.parent, op.name)
     if slot.kind == stat.S_IFDIR:
         raise FsError(errno.EISDIR, f"{op.name!r} in directory {op.parent} is a directory")
+    check_same(slot.ino, op.ino, op.name)
     links.local(draft, slot.ino)
     locks.check_ino_free(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
-    attr = links.change_links(draft, slot.ino, -1)
-    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=0)
+    attr = links.change_links(draft, slot.ino, -1, now=now)
+    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=0, now=now)
 
 
 def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
     """Apply `Rmdir`: the removed directory, then its parent."""
+    now = draft.stamp(op.time_ns)
     links.directory(draft, op.parent)
     if op.name == b".":
         raise FsError(errno.EINVAL, "'.' cannot be removed")
@@ -102,15 +108,17 @@ def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
     slot = require(draft, op.parent, op.name)
     if slot.kind != stat.S_IFDIR:
         raise FsError(errno.ENOTDIR, f"{op.name!r} in directory {op.parent} is not a directory")
+    check_same(slot.ino, op.ino, op.name)
     check_empty(links.local(draft, slot.ino), slot.ino)
     locks.check_removable(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
-    attr = links.change_links(draft, slot.ino, -1)
-    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=-1)
+    attr = links.change_links(draft, slot.ino, -1, now=now)
+    return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=-1, now=now)
 
 
 def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
     """Apply `Link`: the inode, then the directory."""
+    now = draft.stamp(op.time_ns)
     links.open_directory(draft, op.parent)
     check_name(op.name)
     locks.check_name_free(draft, op.parent, op.name)
@@ -122,42 +130,29 @@ def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
     links.check_links(inode, op.ino)
     locks.check_ino_free(draft, op.ino)
     set_entry(draft, op.parent, op.name, op.ino, stat.S_IFMT(inode.mode))
-    attr = links.change_links(draft, op.ino, 1)
-    return attr, links.change_entries(draft, op.parent, entries=1, subdirectories=0)
+    attr = links.change_links(draft, op.ino, 1, now=now)
+    return attr, links.change_entries(draft, op.parent, entries=1, subdirectories=0, now=now)
 
 
 def new_inode(
     draft: Draft, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
-    target: bytes = b"",
+    target: bytes = b"", now: int = 0,
 ) -> Inode:  # fmt: skip
     """Make an inode with its first link (a directory: two), and count it."""
     draft.state.inodes += 1
-    return Inode(
-        mode=mode,
-        nlink=2 if stat.S_ISDIR(mode) else 1,
-        uid=uid,
-        gid=gid,
-        rdev=rdev,
-        size=len(target),
-        atime_ns=draft.now,
-        mtime_ns=draft.now,
-        ctime_ns=draft.now,
-        btime_ns=draft.now,
-        generation=draft.now,
-        parent=parent,
-        target=target,
-        hlc=draft.now,
+    fields = change.born(
+        now or draft.now, mode=mode, uid=uid, gid=gid, rdev=rdev, parent=parent, target=target
     )
+    return Inode(**fields, hlc=draft.now)
 
 
-def inherit(parent: Inode, mode: int, gid: int) -> tuple[int, int]:
-    """Give mode and group of a new inode: a setgid directory passes its group, and itself, on."""
-    if not parent.mode & stat.S_ISGID:
-        return mode, gid
-    return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent.gid
+def check_same(ino: int, expected: int, name: bytes) -> None:
+    """Raise ESTALE when a name is not the inode its client removed it as (0: whatever it is)."""
+    if expected not in {0, ino}:
+        raise FsError(errno.ESTALE, f"{name!r} is inode {ino} now, not {expected}")
 
 
-def check_empty(inode: Inode, ino: int) -> None:
+def check_empty(inode: Inode | Attr, ino: int) -> None:
     """Raise ENOTEMPTY when a directory has entries."""
     if inode.size:
         raise FsError(errno.ENOTEMPTY, f"directory {ino} has {inode.size} entries")
@@ -181,7 +176,7 @@ def check_owner(uid: int | None, gid: int | None) -> None:
             raise FsError(errno.EINVAL, f"{number} is no user or group")
 
 
-def _check_new(op: Create) -> int:
+def check_new(op: Create) -> int:
     kind = stat.S_IFMT(op.mode)
     if kind not in _KINDS or op.mode >> 16:
         raise FsError(errno.EINVAL, f"mode {op.mode:o} has no file type")

@@ -17,7 +17,7 @@ from cfs.core.ids import ROOT_INO
 from cfs.core.meta import links, locks
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.entries import NAME_BYTES_MAX, find, remove_entry, require, set_entry
-from cfs.core.meta.namespace import check_empty, exists
+from cfs.core.meta.namespace import check_empty, check_same, exists
 from cfs.core.meta.records import Slot
 
 NOREPLACE = 1
@@ -29,6 +29,7 @@ def rename(draft: Draft, op: Rename) -> tuple[Attr, ...]:
     """Apply `Rename`: moved, old directory, new directory, then the other inode if any."""
     if op.flags not in {0, NOREPLACE, EXCHANGE}:
         raise FsError(errno.EINVAL, f"rename flags {op.flags} are unknown or contradict")
+    now = draft.stamp(op.time_ns)
     links.directory(draft, op.parent)
     links.open_directory(draft, op.new_parent)
     for name in (op.name, op.new_name):
@@ -37,17 +38,20 @@ def rename(draft: Draft, op: Rename) -> tuple[Attr, ...]:
     locks.check_name_free(draft, op.new_parent, op.new_name)
     source = require(draft, op.parent, op.name)
     there = find(draft, op.new_parent, op.new_name)
+    check_same(source.ino, op.ino, op.name)
+    if op.replaces >= 0:
+        check_same(0 if there is None else there.ino, op.replaces or -1, op.new_name)
     if there is not None and op.flags & NOREPLACE:
         raise exists(draft, op.new_parent, op.new_name, there.ino, there.kind)
     if op.flags & EXCHANGE:
         if there is None:
             raise FsError(errno.ENOENT, f"{op.new_name!r} is not in directory {op.new_parent}")
         links.open_directory(draft, op.parent)
-        return _exchange(draft, op, source, there)
+        return _exchange(draft, op, source, there, now)
     if there is not None and there.ino == source.ino:
         moved = links.local(draft, source.ino).attr(source.ino)
         return moved, _show(draft, op.parent), _show(draft, op.new_parent)
-    return _move(draft, op, source, there)
+    return _move(draft, op, source, there, now)
 
 
 def check_renamed(name: bytes) -> None:
@@ -68,7 +72,9 @@ def check_kinds(source: int, there: int, name: bytes) -> None:
         raise FsError(errno.EISDIR, f"{name!r} is a directory, what would replace it is not")
 
 
-def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None) -> tuple[Attr, ...]:
+def _move(
+    draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int
+) -> tuple[Attr, ...]:
     is_directory = source.kind == stat.S_IFDIR
     crosses = op.parent != op.new_parent
     links.local(draft, source.ino)
@@ -90,15 +96,19 @@ def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None) -> tuple[A
     remove_entry(draft, op.parent, op.name)
     set_entry(draft, op.new_parent, op.new_name, source.ino, source.kind)
     new_parent = op.new_parent if is_directory else None
-    moved = links.change_links(draft, source.ino, 0, new_parent)
-    removed = () if there is None else (links.change_links(draft, there.ino, -1),)
+    moved = links.change_links(draft, source.ino, 0, new_parent, now=now)
+    removed = () if there is None else (links.change_links(draft, there.ino, -1, now=now),)
     came = int(is_directory) - int(there is not None and there.kind == stat.S_IFDIR)
-    links.change_entries(draft, op.parent, entries=-1, subdirectories=-int(is_directory))
-    links.change_entries(draft, op.new_parent, entries=int(there is None), subdirectories=came)
+    links.change_entries(draft, op.parent, entries=-1, subdirectories=-int(is_directory), now=now)
+    links.change_entries(
+        draft, op.new_parent, entries=int(there is None), subdirectories=came, now=now
+    )
     return moved, _show(draft, op.parent), _show(draft, op.new_parent), *removed
 
 
-def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot) -> tuple[Attr, ...]:
+def _exchange(
+    draft: Draft, op: Rename, source: Slot, there: Slot, now: int
+) -> tuple[Attr, ...]:
     links.local(draft, source.ino)
     links.local(draft, there.ino)
     pairs = ((source, op.parent, op.new_parent), (there, op.new_parent, op.parent))
@@ -118,9 +128,9 @@ def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot) -> tuple[Attr
     set_entry(draft, op.parent, op.name, there.ino, there.kind)
     set_entry(draft, op.new_parent, op.new_name, source.ino, source.kind)
     for slot, _, new in pairs:
-        links.change_links(draft, slot.ino, 0, new if slot.kind == stat.S_IFDIR else None)
-    links.change_entries(draft, op.parent, entries=0, subdirectories=-came)
-    links.change_entries(draft, op.new_parent, entries=0, subdirectories=came)
+        links.change_links(draft, slot.ino, 0, new if slot.kind == stat.S_IFDIR else None, now=now)
+    links.change_entries(draft, op.parent, entries=0, subdirectories=-came, now=now)
+    links.change_entries(draft, op.new_parent, entries=0, subdirectories=came, now=now)
     return (
         draft.inode(source.ino).attr(source.ino),
         _show(draft, op.parent),

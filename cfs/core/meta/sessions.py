@@ -5,7 +5,8 @@ seen (`acked`); one that has an answer is answered as it was. Numbers may come o
 flush that a recall waits for must not queue behind an operation that waits for a recall, so a
 client sends independent operations side by side. A retryable refusal (a lock, a lease still held)
 is no answer: it is not recorded, the number stays open, and what follows in the same request is
-refused alike. Expiry takes the WRITE leases and file locks and refuses operations until the
+refused alike. In a *chained* request everything behind the first refusal that is an answer is
+refused with EIO: it was issued on the understanding that all before it succeeds. Expiry takes the WRITE leases and file locks and refuses operations until the
 session opens again; numbers and answers stay, so that a client that returns repeats what it does
 not know the fate of.
 """
@@ -29,6 +30,7 @@ from cfs.core.api.meta import (
     Release,
     RemoveXattr,
     Rename,
+    ReserveInos,
     Rmdir,
     SetAttr,
     SetXattr,
@@ -68,6 +70,8 @@ from cfs.core.meta.results import Done, Opened, Refused
 
 ANSWERS_MAX = 1 << 14
 """Answers kept a session; a client that never says what it has seen loses the oldest."""
+RESERVED_MAX = 1 << 16
+"""Inode numbers reserved at once."""
 
 ANSWER = Codec(OpResult)
 
@@ -109,6 +113,7 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
         return [OpResult(error=error)] * len(command.ops)
     results: list[OpResult] = []
     applied = session.applied
+    broken = False
     for seq, op in enumerate(command.ops, command.first_seq):
         if seq < session.acked:
             results.append(_seen(command.session, seq))
@@ -116,6 +121,14 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
         kept = answer(draft, command.session, seq)
         if kept is not None:
             results.append(kept)
+            broken = broken or kept.error is not None
+            continue
+        if broken and command.chained:
+            result = OpResult(error=FsError(errno.EIO, "an operation before it failed").to_wire())
+            draft.put(keys.answer(command.session, seq), ANSWER.encode(result, draft.state.epoch))
+            draft.commit(changed=False)
+            results.append(result)
+            applied = max(applied, seq)
             continue
         try:
             result = _apply(draft, command.session, seq, op)
@@ -125,6 +138,7 @@ def run(draft: Draft, command: ClientOps) -> list[OpResult]:
             results.extend([refused] * (len(command.ops) - len(results)))
             break
         results.append(result)
+        broken = broken or result.error is not None
         applied = max(applied, seq)
     acked = max(session.acked, min(command.acked, applied + 1), applied + 1 - ANSWERS_MAX)
     for seq in range(session.acked, acked):
@@ -200,7 +214,10 @@ def _apply(draft: Draft, session: int, seq: int, op: ClientOp) -> OpResult:
     key = keys.answer(session, seq)
     since = draft.state.epoch
     try:
-        result = OpResult(attrs=_APPLY[type(op)](draft, session, op))
+        if type(op) is ReserveInos:
+            result = OpResult(ino=_reserve(draft, op))
+        else:
+            result = OpResult(attrs=_APPLY[type(op)](draft, session, op))
         draft.put(key, ANSWER.encode(result, since))
         draft.commit()
     except (Retryable, Corrupt):
@@ -217,6 +234,12 @@ def _apply(draft: Draft, session: int, seq: int, op: ClientOp) -> OpResult:
     draft.put(key, ANSWER.encode(result, since))
     draft.commit(changed=False)
     return result
+
+
+def _reserve(draft: Draft, op: ReserveInos) -> int:
+    if not 0 < op.count <= RESERVED_MAX:
+        raise FsError(errno.EINVAL, f"{op.count} numbers at once, at most {RESERVED_MAX}")
+    return draft.reserve_inos(op.count)
 
 
 def _seen(session: int, seq: int) -> OpResult:
