@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import trio
 
-Key = tuple[object, ...]
+Key = tuple[Any, ...]
 
 
 def name_key(parent: int, name: bytes) -> Key:

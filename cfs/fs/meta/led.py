@@ -147,15 +147,20 @@ class LedShard:
             except MustWaitError as again:
                 wait = again
 
-    def check_readable(self, session: int, inos: Iterable[int]) -> None:
-        """Raise `MustWaitError` when another session may have newer data, or a lock is held."""
+    def check_readable(
+        self, session: int, inos: Iterable[int], *, in_doubt: bool = True
+    ) -> None:
+        """Raise `MustWaitError` when another session may have newer data, or a lock is held.
+
+        Not `in_doubt`: locks do not matter.
+        """
         state = self.group.state
         foreign: list[int] = []
         for ino in inos:
             holder = read.write_lease(state, ino)
             if holder is not None and holder != session:
                 foreign.append(ino)
-            if self.open_parts:
+            if in_doubt and self.open_parts:
                 lock = read.locked(state, ino)
                 if lock:
                     raise MustWaitError(lock=lock)
@@ -165,6 +170,10 @@ class LedShard:
     async def wait_unlocked(self, txid: bytes, coordinator: int) -> None:
         """Wait for a transaction's lock to go, finishing the transaction if need be."""
         await self._resolve(txid, coordinator, self.shard)
+
+    def owns(self, session: int, ino: int) -> bool:
+        """Tell whether a session holds WRITE on an inode: nobody else can be at work on it."""
+        return read.write_lease(self.group.state, ino) == session
 
     def grant(self, session: Session | None, ino: int, modes: int) -> int:
         """Grant volatile modes; give all the session may rely on from now, WRITE included."""

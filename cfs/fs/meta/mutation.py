@@ -46,13 +46,15 @@ class Mutations:
         while len(results) < len(ops):
             start = len(results)
             first_seq = request.first_seq + start
-            remote = self._transactions.spans(led, ops[start])
+            remote = not request.chained and self._transactions.spans(led, ops[start])
             if remote:
                 index, result = await self._run_spanning(led, session, request, start)
                 results.append(result)
             else:
                 stop = start + 1
-                while stop < len(ops) and not self._transactions.spans(led, ops[stop]):
+                while stop < len(ops) and (
+                    request.chained or not self._transactions.spans(led, ops[stop])
+                ):
                     stop += 1
                 index, answers = await self._run_local(
                     led, session, request, first_seq, ops[start:stop]
@@ -117,6 +119,11 @@ class Mutations:
         ops: Sequence[Any],
     ) -> tuple[int, list[OpResult]]:
         names = {key: True for op in ops for key in op_names(op)}
+        if request.chained:
+            # in a directory delegated to the session nobody else is between checks and log; whoever
+            # latched a name there waits for these very operations
+            own = session.session
+            names = {key: True for key in names if not led.owns(own, key[1])}
         await led.latches.take(names)
         try:
             while True:
@@ -137,7 +144,7 @@ class Mutations:
         ops: Sequence[Any],
     ) -> tuple[int, list[OpResult]]:
         state = led.group.state
-        inos = tuple(sorted({ino for op in ops for ino in touched(state, op).inos}))
+        inos = _touched(state, ops)
         own = session.session
         acquired = {op.ino for op in ops if isinstance(op, meta.Acquire)}
         await led.recalls.settled(own, acquired)
@@ -146,7 +153,8 @@ class Mutations:
         try:
             led.table.mark_pending(own, inos)
             try:
-                await led.recalls.clear(own, inos)
+                if await led.recalls.clear(own, inos) and not request.chained:
+                    self._check_unchanged(led, ops, inos)
                 if not led.group.is_leader:
                     raise NotLeader(f"shard {led.shard} moved", leader=led.group.leader)
                 command = commands.ClientOps(
@@ -155,6 +163,7 @@ class Mutations:
                     acked=request.acked,
                     caller=request.caller,
                     ops=tuple(ops),
+                    chained=request.chained,
                 )
                 with led.reaping_now(_last_names(state, ops)) as unnamed:
                     removals = [commands.Reclaim(ino=i, budget=RECLAIM_RECORDS) for i in unnamed]
@@ -170,6 +179,12 @@ class Mutations:
         }
         self._after(led, session, ops, answers, gone)
         return index, answers
+
+    def _check_unchanged(self, led: LedShard, ops: Sequence[Any], inos: Sequence[int]) -> None:
+        """Raise `Locked` when what a recalled delegation brought changes what is touched."""
+        more = set(_touched(led.group.state, ops)).difference(inos)
+        if more or any(self._transactions.spans(led, op) for op in ops):
+            raise Locked("the names changed meanwhile; try again", txid=b"", coordinator=-1)
 
     def _after(
         self,
@@ -189,6 +204,10 @@ class Mutations:
                     for attr in answer.attrs:
                         if attr.nlink == 0 and attr.ino not in gone:
                             led.orphaned(attr.ino)
+
+
+def _touched(state: Reader, ops: Sequence[Any]) -> tuple[int, ...]:
+    return tuple(sorted({ino for op in ops for ino in touched(state, op).inos}))
 
 
 def op_names(op: Any) -> list[Key]:

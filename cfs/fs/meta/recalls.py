@@ -50,22 +50,25 @@ class Recalls:
         self._on_unpinned = on_unpinned
         self._running: dict[tuple[int, int], trio.Event] = {}
 
-    async def clear(self, session: int, inos: Iterable[int]) -> None:
-        """Make sure that no session but this one holds any lease on `inos`."""
+    async def clear(self, session: int, inos: Iterable[int]) -> bool:
+        """Make sure that no session but this one holds any lease on `inos`; tell if any did."""
         state = self._group.state
         # under the caller's own replicated WRITE lease nobody else holds anything: nothing to ask
         open_to_others = [i for i in inos if read.write_lease(state, i) != session]
         if open_to_others:
             if self._table.unasserted:
                 await self._barrier(session)
-            await self.recall(open_to_others, but=session, keep=Lease.NONE)
+            return await self.recall(open_to_others, but=session, keep=Lease.NONE)
+        return False
 
-    async def recall(self, inos: Iterable[int], *, but: int, keep: int) -> None:
-        """Take leases on `inos` from all sessions but one down to `keep`."""
+    async def recall(self, inos: Iterable[int], *, but: int, keep: int) -> bool:
+        """Take leases on `inos` from all sessions but one down to `keep`; tell if there were any."""
+        recalled = False
         while True:
             holders = self._holders(inos, but, readers=not keep)
             if not holders:
-                return
+                return recalled
+            recalled = True
             if len(holders) == 1:
                 ((session, held),) = holders.items()
                 await self._recall_session(session, held, keep)

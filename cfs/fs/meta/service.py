@@ -257,6 +257,7 @@ def _lookup_now(led: LedShard, session: Session | None, request: meta.Lookup) ->
     lock = read.locked(state, (request.parent, request.name)) if led.open_parts else None
     if lock:
         raise MustWaitError(lock=lock)
+    led.check_readable(request.session, (request.parent,), in_doubt=False)
     entry = read.lookup(state, request.parent, request.name)
     modes = Lease.READ if request.lease else Lease.NONE
     lease = 0

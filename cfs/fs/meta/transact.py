@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr, Entry, OpResult
+from cfs.core.api.meta import Attr, Entry, Lease, OpResult
 from cfs.core.errors import CfsError, DeadlineExceeded, Locked, Retryable, from_wire
 from cfs.core.ids import Ino, ShardId, group_of, shard_of
 from cfs.core.meta import commands, keys, read, results
@@ -52,7 +52,8 @@ class Transactions:
         """Tell whether an operation involves a shard besides this one, as the state is now."""
         match op:
             case meta.Create():
-                return stat.S_ISDIR(op.mode) and self._home(led, op) != led.shard
+                spans = stat.S_ISDIR(op.mode) and self._home(led, op) != led.shard
+                return spans and not op.ino
             case meta.Unlink() | meta.Rmdir() | meta.Link() | meta.Rename():
                 return bool(touched(led.group.state, op).shards - {led.shard})
             case _:
@@ -66,6 +67,9 @@ class Transactions:
         self, led: LedShard, session: int, seq: int, attempt: int, op: Any
     ) -> OpResult:
         """Run `op` once. Raises FsError (its final answer), Locked (try again), Retryable."""
+        # what is planned from must be all there is: delegations of others come back first
+        here = [i for i in touched(led.group.state, op).inos if not led.owns(session, i)]
+        await led.recalls.recall(here, but=session, keep=Lease.READ)
         home = self._home(led, op) if isinstance(op, meta.Create) else led.shard
         made = await plan(_Space(led, self.leaders), op, home)
         if not made.order:

@@ -78,7 +78,6 @@ def test_sizes_beyond_the_limit_and_of_other_things() -> None:
         (SetAttr(ino=ino, size=MAX + 1), errno.EFBIG),
         (SetAttr(ino=ino, size=-1), errno.EINVAL),
         (Commit(ino=1, extents=()), errno.EISDIR),
-        (Acquire(ino=1), errno.EISDIR),
     ):
         with pytest.raises(FsError) as refused:
             world.op(op)
