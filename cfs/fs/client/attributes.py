@@ -39,11 +39,15 @@ class Attributes(Listings):
         )
         if size is not None:
             return await self._set_size(op, size)
+        changed = await client.ahead.setattr(op, client.deadline())
+        if changed is not None:
+            return self.view(changed)
         file = client.writeback.files.get(ino)
         follow = Follow(op)
         if file is not None and file.unclean:
             # the token is of before the operation is sent, wherever that happens
             with client.writeback.request() as token:
+                await client.queue.drained(client.deadline())
                 await client.writeback.flush(file, client.deadline(), follow=follow)
                 if follow.begun:
                     return await self._answered(follow, file, token)
@@ -57,6 +61,7 @@ class Attributes(Listings):
         deadline = client.deadline()
         shard = client.cache.node(op.ino).shard
         with client.writeback.request() as token:
+            await client.queue.drained(deadline)
             if file is not None and client.writeback.writable(file):
                 follow = Follow(op)
                 follow.begin(await client.session.data_lane(shard, deadline))
@@ -93,6 +98,9 @@ class Attributes(Listings):
                 deadline = client.deadline()
                 await client.session.ensure(file.node.shard, deadline)
                 await client.writeback.acquire(file, deadline)
+                changed = await client.ahead.setattr(op, deadline)
+                if changed is not None:
+                    return self.view(changed)
                 client.writeback.cut(file.truncate(size) if size < file.size else 0)
                 if file.unclean and size:
                     await client.writeback.flush(file, deadline)

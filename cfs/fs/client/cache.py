@@ -14,7 +14,7 @@ dirty) are never pushed out.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from operator import attrgetter
 from typing import Any
 
@@ -23,6 +23,7 @@ import msgspec
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Held, Lease
 from cfs.core.ids import Ino, shard_of
+from cfs.core.meta import keys
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.session import Session
@@ -68,12 +69,15 @@ class Cache:
     """All nodes of one client."""
 
     def __init__(
-        self, session: Session, fences: Fences, limits: Limits, evicted: Callable[[int], None]
-    ) -> None:
+        self, session: Session, fences: Fences, limits: Limits, evicted: Callable[[int], None],
+        pending: Container[int],
+    ) -> None:  # fmt: skip
         self._session = session
         self._fences = fences
         self._limits = limits
         self._evicted = evicted
+        self._pending = pending
+        """Inodes whose attributes here are newer than any reply's."""
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._entries = 0
 
@@ -122,7 +126,11 @@ class Cache:
         if node.listing is None:
             present = [n for n in node.entries.values() if n.ino]
             if any(n.cookie == UNKNOWN_COOKIE for n in present):
-                return None
+                named = _with_cookies(present) if node.modes & Lease.WRITE else None
+                if named is None:
+                    return None
+                present = named
+                node.entries.update((n.name, n) for n in present)
             node.listing = sorted(present, key=attrgetter("cookie"))
         return node.listing
 
@@ -143,7 +151,7 @@ class Cache:
             return None
         if not node.modes & _DATA:
             return None
-        if node.attr is None or attr.version >= node.attr.version:
+        if node.attr is None or (attr.version >= node.attr.version and ino not in self._pending):
             node.attr = attr
         return node
 
@@ -154,7 +162,9 @@ class Cache:
         reasserted meanwhile), what was known before it is forgotten.
         """
         node = self._nodes.get(attr.ino)
-        if node is not None and self.learn_attr(attr, 0, token) is None:
+        if node is None or attr.ino in self._pending:
+            return
+        if self.learn_attr(attr, 0, token) is None:
             node.attr = None
 
     def change_name(self, parent: int, name: Name, token: int) -> None:
@@ -163,6 +173,15 @@ class Cache:
             self.learn_name(parent, name, token)
         else:
             self.unlearn_name(parent, name.name)
+
+    def set_name(self, node: Node, name: Name) -> None:
+        """Take in what an operation carried out here made of a name."""
+        if name.name not in node.entries:
+            self._entries += 1
+        node.entries[name.name] = name
+        node.listing = None
+        if self._entries > self._limits.entries:
+            self._shrink()
 
     def grant_directory(self, ino: int, modes: int, token: int) -> bool:
         """Note a lease on a directory; False when it is not held (any more)."""
@@ -296,3 +315,18 @@ class Cache:
             self._evicted(node.ino)
         if modes & Lease.READ:
             self._session.drop(node.ino, Lease.READ)
+
+
+def _with_cookies(names: list[Name]) -> list[Name] | None:
+    """Give new names the cookies they get in the shard; None where that cannot be told here."""
+    hashes: set[int] = set()
+    out: list[Name] = []
+    for name in names:
+        hash58 = keys.name_hash(name.name)
+        if hash58 in hashes:
+            return None  # the shard chose their places by the order in which they came and went
+        hashes.add(hash58)
+        known = name.cookie != UNKNOWN_COOKIE
+        cookie = name.cookie if known else keys.cookie(hash58, 0)
+        out.append(msgspec.structs.replace(name, cookie=cookie))
+    return out

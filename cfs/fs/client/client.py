@@ -16,11 +16,14 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
 from cfs.core.errors import CfsError, Unavailable
+from cfs.fs.client.ahead import Ahead
 from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.cache import Cache
+from cfs.fs.client.delegation import Delegations
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
+from cfs.fs.client.queue import Queue
 from cfs.fs.client.router import Router
 from cfs.fs.client.session import Session, new_session
 from cfs.fs.client.space import Space
@@ -58,7 +61,8 @@ class Client:
         self.kernel: Kernel = NoKernel()
         self.fences = Fences()
         self.router = Router(pool, view, self.limits)
-        self.session = Session(self.router, self.fences, self, self.limits)
+        self.queue = Queue(self.limits)
+        self.session = Session(self.router, self.fences, self, self.queue, self.limits)
         self.buffer = Buffer(self.limits.dirty)
         self.space = Space(self.router, self.buffer, self.limits)
         self.writeback = Writeback(
@@ -68,9 +72,31 @@ class Client:
             space=self.space,
             uploads=uploader,
             limits=self.limits,
+            pending=self.queue.pending,
         )
-        self.cache = Cache(self.session, self.fences, self.limits, self.writeback.release)
+        self.cache = Cache(
+            self.session, self.fences, self.limits, self.writeback.release, self.queue.pending
+        )
         self.writeback.cache = self.cache
+        self.delegations = Delegations(
+            session=self.session,
+            fences=self.fences,
+            cache=self.cache,
+            writeback=self.writeback,
+            queue=self.queue,
+            limits=self.limits,
+            tell_kernel=self._tell_kernel,
+        )
+        self.queue.keeper = self.delegations
+        self.ahead = Ahead(
+            session=self.session,
+            fences=self.fences,
+            cache=self.cache,
+            writeback=self.writeback,
+            queue=self.queue,
+            delegations=self.delegations,
+            clock=clock,
+        )
         self.recalling = self.writeback.recalling
         self.nursery: trio.Nursery | None = None
         self._ended = trio.Event()
@@ -101,6 +127,7 @@ class Client:
             nursery.start_soon(give_up)
             try:
                 await self.writeback.flush_all(self.deadline())
+                await self.queue.drained(self.deadline())
             except CfsError as failed:
                 error = failed
             nursery.cancel_scope.cancel()
@@ -124,9 +151,11 @@ class Client:
 
     def held(self, shard: int) -> list[Held]:
         """See `Holder.held`; the pins of open files among them."""
-        modes = {lease.ino: lease.modes for lease in self.cache.held(shard)}
+        made = self.queue.made  # the shard grants leases on them when it makes them
+        held = self.cache.held(shard)
+        modes = {lease.ino: lease.modes for lease in held if lease.ino not in made}
         for file in self.writeback.files.values():
-            if file.opens and file.node.shard == shard:
+            if file.opens and file.node.shard == shard and file.ino not in made:
                 modes[file.ino] = modes.get(file.ino, 0) | Lease.OPEN
                 file.pinned = True
         return [Held(ino, int(mode)) for ino, mode in modes.items()]

@@ -126,7 +126,8 @@ class Contents(Attributes):
 
     async def fsync(self, fh: int, *, datasync: bool = False) -> None:
         """Commit everything written to the file. Raises EIO once after a loss, ENOSPC."""
-        del datasync  # attributes are durable already
+        del datasync  # attributes go with the data
+        client = self.client
         handle = self.handle(fh)
         if handle.file.unclean:
             try:
@@ -134,11 +135,13 @@ class Contents(Attributes):
             except FsError:
                 self.report(handle)
                 raise
+        await client.queue.settled(handle.file.ino, client.deadline())
         self.report(handle)
 
     async def sync(self) -> None:
-        """Commit everything written to any file."""
+        """Make everything done so far durable."""
         await self.client.writeback.flush_all(self.client.deadline())
+        await self.client.queue.drained(self.client.deadline())
 
     # --- writing
 
@@ -299,7 +302,7 @@ class Contents(Attributes):
         self, file: File, extents: list[Extent], start: int, end: int, attr: Attr
     ) -> None:
         """Keep extents, unless a commit or a size of our own overtook the reply."""
-        if file.flushing is not None or file.flush_lock.locked():
+        if file.flushing is not None or not file.flush_lock.value:
             return
         if file.node.modes & Lease.WRITE and attr.data_version != file.base_version:
             return

@@ -43,7 +43,7 @@ class File:
 
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
-        "error", "error_count", "flush_after", "flush_lock", "flushing", "ino", "mtime_ns",
+        "error", "error_count", "flush_after", "flush_lock", "flushing", "in_line", "ino", "mtime_ns",
         "next_offset", "node", "opens", "pinned", "size", "tiles", "tiles_end",
         "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
@@ -66,7 +66,9 @@ class File:
         """Own commits and size changes so far: a reply that crossed one may be of before it."""
         self.dirty_since = 0.0
         self.flush_after = 0.0
-        self.flush_lock = trio.Lock()
+        self.flush_lock = trio.Semaphore(1, max_value=1)
+        self.in_line = False
+        """The commit of `flushing` is in the lane: what is put there now comes after it."""
         self.acquiring = trio.Lock()
         self.error: CfsError | None = None
         self.error_count = 0

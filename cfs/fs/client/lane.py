@@ -10,10 +10,16 @@ it: operations issued at the same time have no order among them, and whoever nee
 the first before issuing the second. On the data lane nothing overtakes: size and bytes of a file
 are applied in the order they were given. A number, once sent, is repeated until it is answered,
 also when its caller gave up: no number is ever left open.
+
+*Chained* operations are those already shown as done (`queue`): each is right only if all before it
+were. They travel apart from others, and the first that fails takes every chained one behind it
+along, here and at the shard. Those alone may also be *lazy*: sent when a batch is full, when
+somebody waits (`hurry`), or after a moment.
 """
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,6 +30,7 @@ from cfs.core.api import meta
 from cfs.core.errors import (
     CfsError,
     DeadlineExceeded,
+    FsError,
     Locked,
     NotLeader,
     Retryable,
@@ -69,16 +76,33 @@ class Numbers:
 class Waiting:
     """An operation and, later, its answer."""
 
-    __slots__ = ("abandoned", "at", "done", "error", "op", "result", "size")
+    __slots__ = ("abandoned", "at", "chained", "done", "error", "op", "result", "size", "told")
 
-    def __init__(self, op: Any) -> None:
+    def __init__(
+        self, op: Any, *, chained: bool = False, told: Callable[[Waiting], None] | None = None
+    ) -> None:
         self.op = op
+        self.chained = chained
+        self.told = told
         self.done = trio.Event()
         self.abandoned = False
         self.at = 0
         self.result: meta.OpResult | None = None
         self.error: CfsError | None = None
         self.size = _size_of(op)
+
+    def settle(self) -> None:
+        """Say that the answer is here."""
+        self.done.set()
+        if self.told is not None:
+            self.told(self)
+
+    @property
+    def failure(self) -> CfsError | None:
+        """The error it was answered with, if it was."""
+        if self.error is not None or self.result is None or self.result.error is None:
+            return self.error
+        return from_wire(self.result.error)
 
 
 class Lane:
@@ -107,13 +131,31 @@ class Lane:
         self._queue: deque[Waiting] = deque()
         self._sent_at: dict[int, float] = {}
         self._watching = False
+        self._urgent = False
+        self._ready = trio.Event()
 
-    def enqueue(self, op: Any) -> Waiting:
-        """Put an operation in line; `answer` gives its answer."""
-        waiting = Waiting(op)
+    def enqueue(
+        self,
+        op: Any,
+        *,
+        chained: bool = False,
+        lazy: bool = False,
+        told: Callable[[Waiting], None] | None = None,
+    ) -> Waiting:
+        """Put an operation in line; `answer` gives its answer, `told` is called with it."""
+        waiting = Waiting(op, chained=chained, told=told)
         self._queue.append(waiting)
+        if not lazy:
+            self._urgent = True
+        if not lazy or len(self._queue) >= self._limits.batch_ops:
+            self._ready.set()
         self._pump()
         return waiting
+
+    def hurry(self) -> None:
+        """Send what is in line without waiting for more."""
+        self._urgent = bool(self._queue)
+        self._ready.set()
 
     async def answer(self, waiting: Waiting, *, deadline: float) -> tuple[int, meta.OpResult]:
         """Wait until an operation was applied, exactly once; give (applied index, result).
@@ -165,10 +207,24 @@ class Lane:
             size += self._queue[0].size
             if batch and size > self._limits.batch_bytes:
                 break
+            if batch and self._queue[0].chained != batch[0].chained:
+                break
             batch.append(self._queue.popleft())
+        if not self._queue:
+            self._urgent = False
         return batch
 
+    async def _gather(self) -> None:
+        """Let lazy operations gather."""
+        if self._urgent or len(self._queue) >= self._limits.batch_ops:
+            return
+        self._ready = trio.Event()
+        with trio.move_on_after(self._limits.linger_s):
+            await self._ready.wait()
+
     async def _run(self) -> None:
+        if not self._overtake:
+            await self._gather()
         self._sent_at.pop(0, None)
         while self._queue:
             batch = self._take()
@@ -181,6 +237,10 @@ class Lane:
                 del self._sent_at[first]
             if self._sent_at:
                 break
+            if self._queue and not self._overtake:
+                self._sent_at[0] = trio.current_time()
+                await self._gather()
+                self._sent_at.pop(0, None)
         self._pump()
 
     async def _answer(self, batch: list[Waiting], first: int, acked: int) -> None:
@@ -194,13 +254,16 @@ class Lane:
                 first_seq=first + done,
                 acked=acked,
                 ops=tuple(w.op for w in batch[done:]),
+                chained=batch[0].chained,
             )
             try:
                 reply = await self._send(request)
             except CfsError as error:
                 for waiting in batch[done:]:
                     waiting.error = error
-                    waiting.done.set()
+                    waiting.settle()
+                if batch[0].chained:
+                    self._break_chain()
                 return
             before = done
             for result in reply.results:
@@ -209,13 +272,23 @@ class Lane:
                 waiting = batch[done]
                 waiting.at = reply.at
                 waiting.result = result
-                waiting.done.set()
+                waiting.settle()
                 done += 1
                 if waiting.abandoned and result.error is None:
                     self._abandoned(waiting.op)
             if done < len(batch):
                 pause_s = PAUSE_MIN_S if done > before else min(PAUSE_MAX_S, pause_s * 2)
                 await trio.sleep(pause_s)
+        if batch[0].chained and batch[-1].failure is not None:
+            self._break_chain()  # the first failure took all behind it along
+
+    def _break_chain(self) -> None:
+        """Fail what is chained behind a failure; none of it was sent."""
+        broken = [w for w in self._queue if w.chained]
+        self._queue = deque(w for w in self._queue if not w.chained)
+        for waiting in broken:
+            waiting.error = FsError(errno.EIO, "an operation before it failed")
+            waiting.settle()
 
 
 def _size_of(op: Any) -> int:

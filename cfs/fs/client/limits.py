@@ -14,10 +14,25 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """An operation is retried this long, then fails with ETIMEDOUT: longer than any failover."""
     attempt_s: float = 4.0
     """One call to one node: a dead node that sends no reset is left after that."""
-    batch_ops: int = 64
+    batch_ops: int = 128
     """Operations in one Mutate: one Raft entry stays well below a frame."""
     batch_bytes: int = 1 * MIB
     """Inline bytes in one Mutate."""
+    linger_s: float = 0.02
+    """Operations already shown as done gather this long: far below the flush timer."""
+    queue_ops: int = 2_048
+    """Operations shown as done and not answered yet; those who issue more wait."""
+    delegate: bool = True
+    """Take delegations."""
+    delegated: int = 4_096
+    """Directories, links and special files whose WRITE lease is kept: each is a record."""
+    delegate_entries: int = 4_096
+    """A directory is listed to be delegated if it has no more entries, or few for its use."""
+    delegate_pause_s: float = 2.0
+    """A directory recalled is not delegated again for so long; twice, four times... if again."""
+    delegate_pause_max_s: float = 64.0
+    inos: int = 1_024
+    """Inode numbers reserved at once in a shard."""
     in_flight: int = 8
     """Mutates of one lane on their way while an earlier one waits for somebody's recall."""
     stall_s: float = 0.03

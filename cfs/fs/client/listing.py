@@ -61,7 +61,12 @@ class Listings(Names):
         self._directories.pop(handle, None)
 
     async def fsyncdir(self, handle: int) -> None:
-        """Nothing to do: every operation on names is durable when it returns."""
+        """Return when every change made in the directory is durable. Raises EIO after a loss."""
+        client, ino = self.client, self._directories[handle].ino
+        await client.queue.settled(ino, client.deadline())
+        error = client.delegations.failed.pop(ino, None)
+        if error is not None:
+            raise error
 
     async def readdir(self, handle: int, cookie: int, limit: int = READDIR_ENTRIES) -> list[Listed]:
         """List up to `limit` entries after `cookie` (0: from the start); empty at the end."""

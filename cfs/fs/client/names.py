@@ -130,11 +130,16 @@ class Names:
         client = self.client
         shard = shard_of(Ino(parent))
         regular = stat.S_ISREG(mode)
-        lease = Lease.READ | Lease.WRITE if regular else Lease.READ
+        lease = Lease.READ
+        if regular or client.limits.delegate:
+            lease |= Lease.WRITE
         op = meta.Create(
             parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target,
             lease=int(lease),
         )  # fmt: skip
+        made = await client.ahead.create(op, client.deadline())
+        if made is not None:
+            return made, self._made(made, opened=opened) if regular else None
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             attr, directory = result.attrs[0], result.attrs[1]
@@ -147,6 +152,10 @@ class Names:
                 node.xattr_names = frozenset()
                 node.complete = stat.S_ISDIR(mode)
             if not regular:
+                if node is not None and node.modes & Lease.WRITE:
+                    client.delegations.keep(attr.ino)
+                elif stat.S_ISDIR(mode):
+                    client.delegations.made(attr.ino)
                 return attr, None
             file = client.writeback.file(attr.ino)
             if node is not None:
@@ -158,6 +167,15 @@ class Names:
             await client.pin(attr.ino, client.deadline())
         client.writeback.settle(file)
         return attr, file
+
+    def _made(self, attr: Attr, *, opened: bool) -> File:
+        """Give the state of a file made ahead of its shard."""
+        file = self.client.writeback.file(attr.ino)
+        file.take_write(attr)
+        file.learn_tiles([], 0, 0)
+        file.opens += opened
+        self.client.writeback.settle(file)
+        return file
 
     async def mkdir(
         self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0
@@ -193,9 +211,12 @@ class Names:
     async def link(self, ino: int, parent: int, name: bytes) -> Attr:
         """Give a non-directory another name."""
         client = self.client
+        op = meta.Link(ino=ino, parent=parent, name=name)
+        linked = await client.ahead.link(op, client.deadline())
+        if linked is not None:
+            return self.view(linked)
         await self._commit(ino)
         shard = shard_of(Ino(parent))
-        op = meta.Link(ino=ino, parent=parent, name=name)
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             for attr in result.attrs:
@@ -210,10 +231,12 @@ class Names:
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory; an open file lives on until its last close."""
         client = self.client
+        op = meta.Unlink(parent=parent, name=name)
+        if await client.ahead.unlink(op, client.deadline()):
+            return
         await self._pin_if_open(parent, name)
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
-            op = meta.Unlink(parent=parent, name=name)
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
@@ -224,9 +247,11 @@ class Names:
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
         client = self.client
+        op = meta.Rmdir(parent=parent, name=name)
+        if await client.ahead.rmdir(op, client.deadline()):
+            return
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
-            op = meta.Rmdir(parent=parent, name=name)
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
@@ -238,6 +263,11 @@ class Names:
     ) -> None:
         """Move a name as renameat2 does; `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE."""
         client = self.client
+        op = meta.Rename(
+            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
+        )
+        if await client.ahead.rename(op, client.deadline()):
+            return
         moved = await self._find(parent, name)
         if moved is None:
             raise FsError(errno.ENOENT)
@@ -246,9 +276,6 @@ class Names:
         if flags & RENAME_EXCHANGE and replaced is not None:
             await self._commit(replaced)
         shard = shard_of(Ino(new_parent))
-        op = meta.Rename(
-            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
-        )
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             for attr in result.attrs:

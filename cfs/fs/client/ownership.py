@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import structlog
 import trio
@@ -19,7 +19,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.core.ids import Ino, shard_of
-from cfs.fs.client.cache import Cache
+from cfs.fs.client.cache import Cache, Node
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.file import File
 from cfs.fs.client.limits import Limits
@@ -37,7 +37,9 @@ RETURNED_MAX = 65_536
 class Ownership(ABC):
     """File states and WRITE leases."""
 
-    def __init__(self, session: Session, fences: Fences, limits: Limits) -> None:
+    def __init__(
+        self, session: Session, fences: Fences, limits: Limits, pending: Container[int]
+    ) -> None:
         self.cache: Cache
         self.files: OrderedDict[int, File] = OrderedDict()
         self.recalling: dict[int, trio.Event] = {}
@@ -47,6 +49,7 @@ class Ownership(ABC):
         self._session = session
         self._fences = fences
         self._limits = limits
+        self._pending = pending
         self._releases: dict[int, list[int]] = {}
 
     @abstractmethod
@@ -81,7 +84,7 @@ class Ownership(ABC):
 
     def _release_oldest(self) -> None:
         """Give an eighth of the idle WRITE leases back."""
-        idle = [f for f in self.files.values() if f.idle]
+        idle = [f for f in self.files.values() if f.idle and f.ino not in self._pending]
         for file in idle[: self._limits.writable // 8]:
             self.release(file.ino)
             self.cache.forget(file.ino)
@@ -112,34 +115,35 @@ class Ownership(ABC):
             async with file.acquiring:
                 if self.writable(file) or file.ino in self.recalling:
                     continue
-                if file.ino in self.returned:
-                    await self._returned(file, deadline)
+                await self.taken_back(file.node, deadline)
                 with self.request() as token:
                     _, result = await self._session.mutate(
                         file.node.shard, meta.Acquire(ino=file.ino), deadline=deadline
                     )
                     self._granted(file, result.attrs[0], token)
 
-    async def _returned(self, file: File, deadline: float) -> None:
-        """Wait until the shard has taken in that the lease came back.
+    async def taken_back(self, node: Node, deadline: float) -> None:
+        """Wait until the shard has taken in that a recalled lease came back.
 
         It may not have when our answer has left; what it granted until then it would take back
         unseen. It grants READ again when it has.
         """
+        if node.ino not in self.returned:
+            return
         request = meta.GetAttr(
-            shard=file.node.shard, session=self._session.id, ino=file.ino, lease=int(Lease.READ)
+            shard=node.shard, session=self._session.id, ino=node.ino, lease=int(Lease.READ)
         )
         while True:
             with self.request() as token:
                 reply: meta.GetAttrReply = await self._session.read(
-                    file.node.shard, "meta.getattr", request, deadline=deadline
+                    node.shard, "meta.getattr", request, deadline=deadline
                 )
                 if reply.lease & (Lease.READ | Lease.WRITE):
                     self.cache.learn_attr(reply.attr, reply.lease & Lease.READ, token)
-                    self.returned.pop(file.ino, None)
+                    self.returned.pop(node.ino, None)
                     return
             if trio.current_time() >= deadline:
-                raise DeadlineExceeded(f"inode {file.ino}: others keep its lease")
+                raise DeadlineExceeded(f"inode {node.ino}: others keep its lease")
             await trio.sleep(RETURN_PAUSE_S)
 
     def was_recalled(self, ino: int) -> None:
@@ -152,12 +156,16 @@ class Ownership(ABC):
     def _granted(self, file: File, attr: meta.Attr, token: int) -> None:
         if self.cache.learn_attr(attr, Lease.WRITE, token) is None:
             return  # recalled before the answer came: ask again
-        pending = self._releases.get(file.node.shard)
-        if pending and file.ino in pending:
-            pending.remove(file.ino)
+        self.unrelease(file.node)
         if not file.take_write(attr):
             _LOG.error("data_lost", ino=file.ino, reason="the WRITE lease was lost")
             self.lost(file)
+
+    def unrelease(self, node: Node) -> None:
+        """Take back a `release` that was not sent yet: the lease was granted again."""
+        waiting = self._releases.get(node.shard)
+        if waiting and node.ino in waiting:
+            waiting.remove(node.ino)
 
     @contextlib.contextmanager
     def request(self) -> Iterator[int]:

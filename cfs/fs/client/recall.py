@@ -1,6 +1,7 @@
 """Answers a shard's leader that wants leases back.
 
-For each inode: no new dirty bytes; what is dirty is committed; what was learnt is dropped, also
+For each inode: no new dirty bytes, nothing new in line; what is in line is answered, what is dirty
+is committed; what was learnt is dropped, also
 below, in the kernel; then the answer. The leader may give the lease away from then on. READ is
 given back with WRITE: it is asked for again when it is needed. Nothing here waits for an operation
 that could wait for the recalled lease: a flush needs only the data lane and the file's own lock.
@@ -48,12 +49,16 @@ class Recalls:
             await earlier.wait()
         done = writeback.recalling[ino] = trio.Event()
         try:
+            await client.queue.settled(ino)
             node, file = client.cache.peek(ino), writeback.files.get(ino)
             if file is not None and file.opens and not file.pinned:
                 await self._pin(ino)
             if file is not None and node is not None and node.modes & Lease.WRITE:
                 await self._flush(file)
+            if node is not None and node.modes & Lease.WRITE:
                 writeback.was_recalled(ino)
+                if file is None:
+                    client.delegations.recalled(ino)
             client.cache.forget(ino)
             await client.kernel.invalidate(ino)
             client.fences.close_ino(ino)

@@ -28,6 +28,7 @@ from cfs.core.ids import ROOT_GROUP, Ino, ShardId, group_of, shard_of
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.lane import Lane, Numbers
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.queue import Queue
 from cfs.fs.client.router import Router
 
 _LOG = structlog.get_logger()
@@ -82,8 +83,11 @@ class ShardSession:
 class Session:
     """One client's session, in every shard it uses."""
 
-    def __init__(self, router: Router, fences: Fences, holder: Holder, limits: Limits) -> None:
+    def __init__(
+        self, router: Router, fences: Fences, holder: Holder, queue: Queue, limits: Limits
+    ) -> None:
         self.id = 0
+        self._queue = queue
         self._router = router
         self._fences = fences
         self._holder = holder
@@ -124,15 +128,22 @@ class Session:
 
     async def read(self, shard: int, method: str, request: Any, *, deadline: float) -> Any:
         """Ask a shard; opens the session where the leader wants it."""
+        await self._queue.before_read(request, deadline)
         await self.ensure(shard, deadline)
         return await self._ask(shard, method, request, deadline)
 
     async def mutate(self, shard: int, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
-        """Apply an operation exactly once; give (applied index, result)."""
+        """Apply an operation exactly once, after all in line; give (applied index, result)."""
+        async with self._queue.alone(op, deadline):
+            state = self._shards.get(shard)
+            if state is None or trio.current_time() >= state.trust_until:
+                state = await self.ensure(shard, deadline)
+            return await state.names.answer(state.names.enqueue(op), deadline=deadline)
+
+    def trusted_lane(self, shard: int) -> Lane | None:
+        """Give the lane `data_lane` gives, if leases in the shard count at this moment."""
         state = self._shards.get(shard)
-        if state is None or trio.current_time() >= state.trust_until:
-            state = await self.ensure(shard, deadline)
-        return await state.names.answer(state.names.enqueue(op), deadline=deadline)
+        return state.data if state and trio.current_time() < state.trust_until else None
 
     async def data_lane(self, shard: int, deadline: float) -> Lane:
         """Give the lane of operations that never wait for recalls, once the shard is trusted."""

@@ -13,6 +13,8 @@ final loses them, loudly: logged, and EIO at the next write, fsync and close of 
 from __future__ import annotations
 
 import errno
+import math
+from collections.abc import Container
 
 import structlog
 import trio
@@ -84,8 +86,9 @@ class Writeback(Ownership):
         space: Space,
         uploads: Uploads,
         limits: Limits,
+        pending: Container[int],
     ) -> None:
-        super().__init__(session, fences, limits)
+        super().__init__(session, fences, limits, pending)
         self._buffer = buffer
         self._space = space
         self._uploads = uploads
@@ -169,9 +172,7 @@ class Writeback(Ownership):
         avoid: tuple[bytes, ...],
         follow: Follow | None,
     ) -> None:
-        taken = file.flushing = file.dirty
-        file.dirty = Dirty()
-        size, mtime_ns = file.size, file.mtime_ns
+        taken, size, mtime_ns = self._take(file)
         try:
             new = await self._upload(file, taken, synced=synced, avoid=avoid, more=hold_tail)
             held_back = hold_tail and self._hold_back(file, taken, new)
@@ -184,18 +185,75 @@ class Writeback(Ownership):
             with self.request() as token:
                 lane = await self._session.data_lane(file.node.shard, deadline)
                 waiting = lane.enqueue(commit)
+                file.in_line = True
                 if follow is not None and file.size <= self._limits.inline:
                     follow.begin(lane)
                 _, result = await lane.answer(waiting, deadline=deadline)
                 attr = result.attrs[0]
                 self.cache.learn_change(attr, token)
         except BaseException as error:
-            self._buffer.add(file.put_back())
-            if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self.cache.forget(file.ino)  # the lease is gone: take it again, and compare
+            if self._put_back(file, error):
                 return
-            self._judge(file, error)
             raise
+        self._landed(file, taken, new, attr)
+
+    def commit_ahead(self, file: File) -> bool:
+        """Put a small file's dirty bytes in line for an operation that follows at once.
+
+        False: they must be flushed. True too when there are none, or they are in line already.
+        """
+        if file.flushing is not None:
+            return file.in_line and not file.dirty
+        if not file.dirty:
+            return True
+        lane = self._session.trusted_lane(file.node.shard)
+        if lane is None or file.size > self._limits.inline or not self.writable(file):
+            return False
+        try:
+            file.flush_lock.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        taken, size, mtime_ns = self._take(file)
+        new = [self._uploads.inline(offset, bytes(run)) for offset, run in taken.joined()]
+        commit = meta.Commit(ino=file.ino, extents=tuple(new), size=size, mtime_ns=mtime_ns)
+        token = self._fences.begin()
+        waiting = lane.enqueue(commit, chained=True, lazy=True)
+        file.in_line = True
+        self._nursery.start_soon(self._finish_ahead, file, taken, new, lane, waiting, token)
+        return True
+
+    async def _finish_ahead(
+        self, file: File, taken: Dirty, new: list[Extent], lane: Lane, waiting: Waiting, token: int
+    ) -> None:
+        try:
+            _, result = await lane.answer(waiting, deadline=math.inf)
+            self.cache.learn_change(result.attrs[0], token)
+            self._landed(file, taken, new, result.attrs[0])
+        except BaseException as error:
+            self._put_back(file, error)
+            if not isinstance(error, CfsError):
+                raise
+        finally:
+            self._fences.end(token)
+            file.flush_lock.release()
+            self.settle(file)
+
+    def _take(self, file: File) -> tuple[Dirty, int, int]:
+        taken = file.flushing = file.dirty
+        file.dirty = Dirty()
+        file.in_line = False
+        return taken, file.size, file.mtime_ns
+
+    def _put_back(self, file: File, error: BaseException) -> bool:
+        """Make what was not committed dirty again, or lost; True: with another lease it may go."""
+        self._buffer.add(file.put_back())
+        if isinstance(error, FsError) and error.errno == errno.ESTALE:
+            self.cache.forget(file.ino)  # the lease is gone: take it again, and compare
+            return True
+        self._judge(file, error)
+        return False
+
+    def _landed(self, file: File, taken: Dirty, new: list[Extent], attr: meta.Attr) -> None:
         file.flushing = None
         file.committed(new, attr)
         self._buffer.add(-taken.cost)
