@@ -37,9 +37,7 @@ class MakeOrphan(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag
     linkable: bool = True
 
 
-class ReserveInos(
-    msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reserve"
-):
+class ReserveInos(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reserve"):
     """Reserve inode numbers of this shard, in a row; what is never used is lost. Raises EINVAL."""
 
     count: int

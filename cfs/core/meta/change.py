@@ -73,9 +73,7 @@ def attributes(there: Inode | Attr, op: SetAttr, now: int, *, resized: bool) -> 
     """Give what `op` changes, but for `size` and `allocated`."""
     mtime_ns = there.mtime_ns if op.size is None else now
     return {
-        "mode": there.mode
-        if op.mode is None
-        else stat.S_IFMT(there.mode) | op.mode & _PERMISSIONS,
+        "mode": there.mode if op.mode is None else stat.S_IFMT(there.mode) | op.mode & _PERMISSIONS,
         "uid": there.uid if op.uid is None else op.uid,
         "gid": there.gid if op.gid is None else op.gid,
         "atime_ns": there.atime_ns if op.atime_ns is None else op.atime_ns,

@@ -72,9 +72,7 @@ def check_kinds(source: int, there: int, name: bytes) -> None:
         raise FsError(errno.EISDIR, f"{name!r} is a directory, what would replace it is not")
 
 
-def _move(
-    draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int
-) -> tuple[Attr, ...]:
+def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int) -> tuple[Attr, ...]:
     is_directory = source.kind == stat.S_IFDIR
     crosses = op.parent != op.new_parent
     links.local(draft, source.ino)
@@ -106,9 +104,7 @@ def _move(
     return moved, _show(draft, op.parent), _show(draft, op.new_parent), *removed
 
 
-def _exchange(
-    draft: Draft, op: Rename, source: Slot, there: Slot, now: int
-) -> tuple[Attr, ...]:
+def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot, now: int) -> tuple[Attr, ...]:
     links.local(draft, source.ino)
     links.local(draft, there.ino)
     pairs = ((source, op.parent, op.new_parent), (there, op.new_parent, op.parent))

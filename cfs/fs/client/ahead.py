@@ -80,9 +80,7 @@ class Ahead:
                 break
             await self._delegations.reserve(node.shard, deadline)
         now = self._clock.time_ns()
-        self._put(
-            lane, replace(op, ino=ino, time_ns=now, lease=int(_HELD)), (op.parent, ino)
-        )
+        self._put(lane, replace(op, ino=ino, time_ns=now, lease=int(_HELD)), (op.parent, ino))
         self._queue.made.add(ino)
         mode, gid = change.inherit(directory, op.mode, op.gid)
         attr = Attr(

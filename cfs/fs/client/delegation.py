@@ -243,11 +243,13 @@ class Delegations:
         """See `Keeper.lost`."""
         node = self._cache.node(ino)
         node.pins -= held
-        if node.attr is not None and stat.S_ISDIR(node.attr.mode) or ino not in self._writeback.files:
-            self.failed[ino] = error
         file = self._writeback.files.get(ino)
         if file is not None:
             file.fail(error)
+        else:
+            self.failed[ino] = error
+            if len(self.failed) > USES_MAX:
+                del self.failed[next(iter(self.failed))]
         if node.modes & Lease.WRITE:
             self._writeback.release(ino)
         self._cache.forget(ino)

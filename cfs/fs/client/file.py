@@ -43,8 +43,8 @@ class File:
 
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
-        "error", "error_count", "flush_after", "flush_lock", "flushing", "in_line", "ino", "mtime_ns",
-        "next_offset", "node", "opens", "pinned", "size", "tiles", "tiles_end",
+        "error", "error_count", "flush_after", "flush_lock", "flushing", "in_line", "ino",
+        "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "tiles", "tiles_end",
         "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 

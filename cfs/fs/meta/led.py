@@ -147,9 +147,7 @@ class LedShard:
             except MustWaitError as again:
                 wait = again
 
-    def check_readable(
-        self, session: int, inos: Iterable[int], *, in_doubt: bool = True
-    ) -> None:
+    def check_readable(self, session: int, inos: Iterable[int], *, in_doubt: bool = True) -> None:
         """Raise `MustWaitError` when another session may have newer data, or a lock is held.
 
         Not `in_doubt`: locks do not matter.

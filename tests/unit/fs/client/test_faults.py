@@ -259,11 +259,12 @@ def test_commits_never_wait_behind_names() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
         await b.make_directories("/d")
+        d = (await a.walk("/d")).ino
         await b.list_directory("/d")
         fh, _ = await a.create_file(1, b"f", 0o644, os.O_RDWR)
         world.hold_recall = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.mknod, (await a.walk("/d")).ino, b"n", 0o644)
+            nursery.start_soon(a.mknod, d, b"n", 0o644)
             await trio.sleep(0.1)
             start = trio.current_time()
             await a.write(fh, 0, b"x")
