@@ -82,7 +82,7 @@ RECORDS = {
                 ),
             )
         ),
-        "92059196a36f70730102019193a6756e6c696e6b01c4016e93000090",
+        "92059197a36f70730102019195a6756e6c696e6b01c4016e000093000090c2",
     ),
 }  # fmt: skip
 
@@ -97,6 +97,14 @@ def test_keys_are_these_bytes(name: str) -> None:
 def test_records_are_these_bytes(name: str) -> None:
     made, golden = RECORDS[name]
     assert made.hex() == golden
+
+
+def test_a_batch_of_before_operations_had_a_time_is_read() -> None:
+    entry = bytes.fromhex("92059196a36f70730102019193a6756e6c696e6b01c4016e93000090")
+    command = commands.decode_batch(entry).commands[0]
+    assert command == commands.ClientOps(
+        session=1, first_seq=2, acked=1, ops=(Unlink(parent=1, name=b"n"),)
+    )
 
 
 def test_a_page_is_these_bytes() -> None:
