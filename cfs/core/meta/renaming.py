@@ -39,8 +39,8 @@ def rename(draft: Draft, op: Rename) -> tuple[Attr, ...]:
     source = require(draft, op.parent, op.name)
     there = find(draft, op.new_parent, op.new_name)
     check_same(source.ino, op.ino, op.name)
-    if op.replaces >= 0:
-        check_same(0 if there is None else there.ino, op.replaces or -1, op.new_name)
+    if op.replaces not in {-1, 0 if there is None else there.ino}:
+        raise FsError(errno.ESTALE, f"{op.new_name!r} is not inode {op.replaces}")
     if there is not None and op.flags & NOREPLACE:
         raise exists(draft, op.new_parent, op.new_name, there.ino, there.kind)
     if op.flags & EXCHANGE:

@@ -297,8 +297,11 @@ class Ahead:
         return lane if lane is not None and self._queue.admits(lane, inos) else None
 
     def _held(self, ino: int, lane: Lane) -> Node | None:
+        """Give the node of an inode of the lane's shard that may be changed here."""
         node = self._delegations.mine(ino)
-        return node if node is not None and self._queue.admits(lane, (ino,)) else None
+        if node is None or self._session.trusted_lane(node.shard) is not lane:
+            return None
+        return node if self._queue.admits(lane, (ino,)) else None
 
     def _removable(self, ino: int, lane: Lane) -> Node | None:
         """Give the node of what may lose a name here: an open file must be pinned first."""

@@ -102,7 +102,9 @@ class Queue:
         failure = waiting.failure
         op = waiting.op
         if failure is not None:
-            _LOG.error("operation_lost", operation=type(op).__name__, error=str(failure))
+            _LOG.error(
+                "operation_lost", operation=type(op).__name__, inos=_inos(op), error=str(failure)
+            )
         attrs = {} if waiting.result is None else {a.ino: a for a in waiting.result.attrs}
         self.made.difference_update(attrs)
         if failure is None:
