@@ -1,0 +1,375 @@
+"""Delegations: two clients and every fault against a model, and what a crash leaves."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import trio
+
+from cfs.core.api.meta import Mutate
+from cfs.core.errors import FsError
+from cfs.core.meta import read
+from cfs.fs.client.files import Files
+from tests.unit.fs.client.history import (
+    READS,
+    WEIGHTS,
+    Inode,
+    Model,
+    Op,
+    histories,
+    perform,
+    stored,
+)
+from tests.unit.fs.client.world import World, run
+
+EAGER = {"delegate_pause_s": 0.05, "delegate_pause_max_s": 0.1}
+
+
+def outcome_of(model: Model, op: Op) -> Any:
+    try:
+        value = model.apply(op)
+    except FsError as error:
+        return error.errno
+    return value if op.kind in {"list", "read", "stat"} else None
+
+
+async def outcome(files: Files, op: Op) -> Any:
+    try:
+        return await perform(files, op)
+    except FsError as error:
+        return error.errno
+
+
+async def in_step(world: World, seed: int, count: int, clients: list[Files], fault: Any) -> None:
+    """Let clients take turns; each must see at once what the others finished."""
+    rng = random.Random(seed)
+    model = Model()
+    log: list[tuple[int, Op]] = []
+    turn = 0
+    for op in histories(seed, count):
+        if rng.random() < 0.2:
+            turn = rng.randrange(len(clients))
+        await fault(rng)
+        log.append((turn, op))
+        expected = outcome_of(model, op)
+        got = await outcome(clients[turn], op)
+        if op.kind in {"list", "read", "stat"} or expected is not None:
+            assert got == expected, (seed, log[-12:], got, expected)
+        else:
+            assert not isinstance(got, int), (seed, log[-12:], got)
+    for files in clients:
+        await files.sync()
+    shape, data = stored(world.shared.state)
+    assert shape == model.shape()
+    assert data == {path: node.versions[-1] for path, node in model.files().items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_clients_see_each_other_at_every_step(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        async def none(_rng: random.Random) -> None:
+            pass
+
+        clients = [await world.client(n, **EAGER) for n in ("a", "b")]
+        await in_step(world, seed, 250, clients, none)
+        assert any(r.chained for m, _, r in world.log if m == "meta.mutate")
+
+    run(scenario, seeds=1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_or_done_twice_through_faults(seed: int) -> None:
+    async def scenario(world: World) -> None:
+        async def fault(rng: random.Random) -> None:
+            if rng.random() < 0.1:
+                world.lose.append(lambda method, _: method in {"meta.mutate", "meta.readdir"})
+            if rng.random() < 0.03:
+                world.lead(3 - (world.shared.leader or 1))
+
+        clients = [await world.client(n, **EAGER) for n in ("a", "b")]
+        await in_step(world, 100 + seed, 150, clients, fault)
+
+    run(scenario, seeds=1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_attributes_are_what_the_shard_makes_them(seed: int) -> None:
+    """What the client shows before the shard has heard of it is what the shard says after."""
+
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        compared = 0
+        for op in histories(200 + seed, 300):
+            await outcome(a, op)
+            client = a.client
+            if client.queue.pending and op.number % 5 == 0:
+                shown = {
+                    ino: node.attr
+                    for ino in client.queue.pending
+                    if (node := client.cache.peek(ino)) is not None
+                    and not (ino in client.writeback.files and client.writeback.files[ino].unclean)
+                }
+                await client.queue.drained()
+                for ino, attr in shown.items():
+                    there = read.inode(world.shared.state, ino)
+                    if there is not None and attr is not None:
+                        compared += 1
+                        assert there.attr(ino) == attr, op
+        assert compared > 20
+
+    run(scenario, seeds=1)
+
+
+# --- crashes
+
+
+class Crash:
+    """Lets the first `after` mutations of a client through, and nothing later."""
+
+    def __init__(self, world: World, after: float, *, reply: bool) -> None:
+        self.seen = 0
+        self.after = after
+        self.dead = trio.Event()
+        serve = world.serve
+
+        async def cut(node: int, method: str, request: Any, peer: Any) -> Any:
+            if self.dead.is_set():
+                await trio.sleep_forever()
+            if method == "meta.mutate":
+                if self.seen >= self.after and not reply:
+                    self.dead.set()
+                    await trio.sleep_forever()
+                self.seen += 1
+                answer = await serve(node, method, request, peer)
+                if self.seen > self.after and reply:
+                    self.dead.set()
+                    await trio.sleep_forever()
+                return answer
+            return await serve(node, method, request, peer)
+
+        world.serve = cut  # type: ignore[method-assign]
+
+
+async def live(world: World, ops: list[Op], crash: Crash) -> tuple[int, list[int]]:
+    """Run a history until the crash; give how far it got, and the places of finished fsyncs."""
+    begun = 0
+    synced: list[int] = []
+
+    async with trio.open_nursery() as nursery:
+        home, world.nursery = world.nursery, nursery
+        a = await world.client("a", patience_s=1e6)
+
+        async def play() -> None:
+            nonlocal begun
+            for place, op in enumerate(ops, 1):
+                begun = place
+                got = await outcome(a, op)
+                if op.kind in {"fsync", "fsyncdir"} and got is None:
+                    synced.append(place)
+            await a.sync()
+            begun = len(ops)
+            crash.dead.set()
+
+        nursery.start_soon(play)
+        await crash.dead.wait()
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    world.nursery = home
+    return begun, synced
+
+
+def versions_allowed(node: Inode, prefix: int) -> range:
+    """Give which versions of a file's bytes may go with the names after a prefix."""
+    low, high = 0, len(node.versions)
+    for place, version, sets in node.marks:
+        if place <= prefix:
+            low = max(low, version)
+        elif sets:
+            high = min(high, version)
+    return range(low, high)
+
+
+def check_prefix(ops: list[Op], begun: int, synced: list[int], state: Any) -> None:
+    """Assert that a shard holds what a prefix of the history left, and all that was synced."""
+    whole = Model()
+    needed = 0
+    touched: dict[int, int] = {}  # id of an inode: place of the last operation on it
+    made: list[list[Any]] = []
+    for place, op in enumerate(ops[:begun], 1):
+        value: Any = None
+        try:
+            value = whole.apply(op)
+        except FsError:
+            made.append([])
+            continue
+        finally:
+            if place in synced and isinstance(value, Inode):
+                needed = max(needed, touched.get(id(value), 0))
+        if op.kind not in READS:
+            for path in (op.path, op.path[:-1], op.other, op.other[:-1]):
+                if path:
+                    for step in (path,):
+                        try:
+                            touched[id(whole.find(step))] = place
+                        except FsError:
+                            continue
+        made.append([])
+    shape, data = stored(state)
+    model = Model()
+    fits: list[int] = []
+    for prefix in range(begun + 1):
+        if prefix:
+            try:
+                model.apply(ops[prefix - 1])
+            except FsError:
+                pass
+        if prefix < needed or model.shape() != shape:
+            continue
+        if _bytes_fit(ops, begun, prefix, data):
+            fits.append(prefix)
+    assert fits, (needed, begun, shape)
+
+
+def _bytes_fit(ops: list[Op], begun: int, prefix: int, data: dict[Any, bytes]) -> bool:
+    """Tell whether every file's bytes may go with the names after `prefix` operations."""
+    model = Model()
+    here: dict[Any, Inode] = {}
+    for place, op in enumerate(ops[:begun], 1):
+        try:
+            model.apply(op)
+        except FsError:
+            pass
+        if place == prefix:
+            here = model.files()
+    if not prefix:
+        return not data
+    for path, node in here.items():
+        allowed = versions_allowed(node, prefix)
+        if data[path] not in {node.versions[v] for v in allowed}:
+            return False
+    return True
+
+
+def batches(ops: list[Op]) -> int:
+    total = 0
+
+    async def scenario(world: World) -> None:
+        nonlocal total
+        crash = Crash(world, math.inf, reply=False)
+        begun, synced = await live(world, ops, crash)
+        total = crash.seen
+        check_prefix(ops, begun, synced, world.shared.state)
+
+    run(scenario, seeds=1)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_survives_a_crash_is_a_prefix(seed: int) -> None:
+    weights = {k: v for k, v in WEIGHTS.items() if k not in {"list", "read", "stat"}}
+    ops = histories(300 + seed, 60, weights)
+    total = batches(ops)
+    assert total > 3
+    for after in range(total):
+        for reply in (False, True):
+
+            async def scenario(world: World, after: int = after, reply: bool = reply) -> None:
+                crash = Crash(world, after, reply=reply)
+                begun, synced = await live(world, ops, crash)
+                check_prefix(ops, begun, synced, world.shared.state)
+
+            run(scenario, seeds=1)
+
+
+# --- single stories
+
+
+def test_operations_under_a_delegation_travel_together() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        d = await a.mkdir(1, b"d", 0o755)
+        await a.mknod(d.ino, b"first", 0o644)
+        before = world.calls("meta.mutate")
+        for i in range(100):
+            await a.mknod(d.ino, b"%d" % i, 0o644)
+            await a.rename(d.ino, b"%d" % i, d.ino, b"n%d" % i)
+        for i in range(50):
+            await a.unlink(d.ino, b"n%d" % i)
+        await a.sync()
+        assert world.calls("meta.mutate") - before <= 4
+        entries, _ = read.listing(world.shared.state, d.ino, 0, 200)
+        assert len(entries) == 51
+        assert [e.name for e in await a.list_directory("/d")] == [e.name for e in entries]
+        requests = [r for m, _, r in world.log if m == "meta.mutate"]
+        assert all(isinstance(r, Mutate) for r in requests)
+
+    run(scenario)
+
+
+def test_two_clients_do_not_take_a_directory_from_each_other_all_the_time() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await b.walk("/d")
+        for i in range(200):
+            await a.mknod(d, b"a%d" % i, 0o644)
+            await b.mknod(d, b"b%d" % i, 0o644)
+            await trio.sleep(0.05)
+        recalls = world.calls("client.recall")
+        assert recalls < 2.5 * 400
+        taken = sum(
+            type(op).__name__ == "Acquire"
+            for m, _, r in world.log if m == "meta.mutate" for op in r.ops
+        )  # fmt: skip
+        assert taken <= 10
+
+    run(scenario, seeds=1)
+
+
+def test_a_session_that_expired_replays_its_queue() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await a.mknod(d, b"before", 0o644)
+        await a.sync()
+        world.cut.add("a")
+        await a.mknod(d, b"new", 0o644)
+        await a.rename(d, b"before", d, b"after")
+        assert {e.name for e in await b.list_directory("/d")} == {b"before"}  # a is expired
+        await b.mknod(d, b"other", 0o644)
+        world.cut.clear()
+        await a.sync()
+        names = {b"new", b"after", b"other"}
+        assert {e.name for e in await b.list_directory("/d")} == names
+        assert {e.name for e in await a.list_directory("/d")} == names
+
+    run(scenario)
+
+
+def test_a_replay_that_conflicts_fails_with_all_behind_it() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await a.mknod(d, b"x", 0o644)
+        await a.sync()
+        world.cut.add("a")
+        await a.mknod(d, b"one", 0o644)
+        await a.unlink(d, b"x")
+        await a.mknod(d, b"two", 0o644)
+        handle = await a.opendir(d)
+        await b.rename(d if (await b.walk("/d")).ino == d else 0, b"x", d, b"y")
+        await b.mknod(d, b"x", 0o644)  # a different one
+        world.cut.clear()
+        with pytest.raises(FsError) as caught:
+            await a.fsyncdir(handle)
+        assert caught.value.errno == 5
+        names = {b"one", b"x", b"y"}
+        assert {e.name for e in await b.list_directory("/d")} == names
+        assert {e.name for e in await a.list_directory("/d")} == names
+        await a.mknod(d, b"three", 0o644)
+        assert (await b.walk("/d/three")).nlink == 1
+
+    run(scenario)
