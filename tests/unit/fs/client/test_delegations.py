@@ -290,6 +290,7 @@ def test_what_survives_a_crash_is_a_prefix(seed: int) -> None:
 def test_operations_under_a_delegation_travel_together() -> None:
     async def scenario(world: World) -> None:
         a = await world.client("a")
+        await a.getattr(1)
         d = await a.mkdir(1, b"d", 0o755)
         await a.mknod(d.ino, b"first", 0o644)
         before = world.calls("meta.mutate")
@@ -312,6 +313,7 @@ def test_operations_under_a_delegation_travel_together() -> None:
 def test_two_clients_do_not_take_a_directory_from_each_other_all_the_time() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
         d = (await a.mkdir(1, b"d", 0o755)).ino
         await b.walk("/d")
         for i in range(200):
@@ -332,6 +334,7 @@ def test_two_clients_do_not_take_a_directory_from_each_other_all_the_time() -> N
 def test_a_session_that_expired_replays_its_queue() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
         d = (await a.mkdir(1, b"d", 0o755)).ino
         await a.mknod(d, b"before", 0o644)
         await a.sync()
@@ -352,6 +355,7 @@ def test_a_session_that_expired_replays_its_queue() -> None:
 def test_a_replay_that_conflicts_fails_with_all_behind_it() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
         d = (await a.mkdir(1, b"d", 0o755)).ino
         await a.mknod(d, b"x", 0o644)
         await a.sync()
