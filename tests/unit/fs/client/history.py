@@ -25,7 +25,9 @@ WEIGHTS = {
     "rmdir": 2, "truncate": 2, "chmod": 3, "utimes": 2, "symlink": 1, "fsync": 1, "fsyncdir": 1,
     "list": 1, "read": 1, "stat": 2, "pause": 1,
 }  # fmt: skip
-READS = frozenset({"fsync", "fsyncdir", "list", "read", "stat", "pause"})
+ENTRIES = frozenset({"create", "mkdir", "symlink", "rmdir", "unlink", "link", "rename"})
+"""Operations that change the entries of directories."""
+ATTRIBUTES = frozenset({"truncate", "chmod", "utimes"})
 Path = tuple[bytes, ...]
 
 
@@ -187,9 +189,7 @@ class Model:
         self._bound(node)
 
     def _fsync(self, op: Op) -> Inode:
-        node = self._file(op.path)
-        self._bound(node)
-        return node
+        return self._file(op.path)
 
     def _fsyncdir(self, op: Op) -> Inode:
         return self._parent(op.path)[0]

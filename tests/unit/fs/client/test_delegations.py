@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from typing import Any
@@ -14,7 +15,8 @@ from cfs.core.errors import FsError
 from cfs.core.meta import read
 from cfs.fs.client.files import Files
 from tests.unit.fs.client.history import (
-    READS,
+    ATTRIBUTES,
+    ENTRIES,
     WEIGHTS,
     Inode,
     Model,
@@ -160,7 +162,7 @@ async def live(world: World, ops: list[Op], crash: Crash) -> tuple[int, list[int
 
     async with trio.open_nursery() as nursery:
         home, world.nursery = world.nursery, nursery
-        a = await world.client("a", patience_s=1e6)
+        a = await world.client("a", patience_s=1e6, batch_ops=6)
 
         async def play() -> None:
             nonlocal begun
@@ -194,63 +196,66 @@ def versions_allowed(node: Inode, prefix: int) -> range:
 
 def check_prefix(ops: list[Op], begun: int, synced: list[int], state: Any) -> None:
     """Assert that a shard holds what a prefix of the history left, and all that was synced."""
-    whole = Model()
-    needed = 0
-    touched: dict[int, int] = {}  # id of an inode: place of the last operation on it
-    made: list[list[Any]] = []
-    for place, op in enumerate(ops[:begun], 1):
-        value: Any = None
-        try:
-            value = whole.apply(op)
-        except FsError:
-            made.append([])
-            continue
-        finally:
-            if place in synced and isinstance(value, Inode):
-                needed = max(needed, touched.get(id(value), 0))
-        if op.kind not in READS:
-            for path in (op.path, op.path[:-1], op.other, op.other[:-1]):
-                if path:
-                    for step in (path,):
-                        try:
-                            touched[id(whole.find(step))] = place
-                        except FsError:
-                            continue
-        made.append([])
     shape, data = stored(state)
+    needed = names_needed(ops[:begun], synced)
     model = Model()
-    fits: list[int] = []
     for prefix in range(begun + 1):
         if prefix:
-            try:
-                model.apply(ops[prefix - 1])
-            except FsError:
-                pass
+            outcome_of(model, ops[prefix - 1])
         if prefix < needed or model.shape() != shape:
             continue
-        if _bytes_fit(ops, begun, prefix, data):
-            fits.append(prefix)
-    assert fits, (needed, begun, shape)
+        if bytes_fit(ops[:begun], prefix, synced, data):
+            return
+    pytest.fail(f"no prefix from {needed} to {begun} left {shape}")
 
 
-def _bytes_fit(ops: list[Op], begun: int, prefix: int, data: dict[Any, bytes]) -> bool:
+def names_needed(ops: list[Op], synced: list[int]) -> int:
+    """Give the shortest prefix with every operation on names that was synced."""
+    model = Model()
+    needed = 0
+    last: dict[int, int] = {}
+    for place, op in enumerate(ops, 1):
+        before = _concerned(model, op)
+        try:
+            value = model.apply(op)
+        except FsError:
+            continue
+        if isinstance(value, Inode):
+            if place in synced:
+                needed = max(needed, last.get(id(value), 0))
+        else:
+            last.update(dict.fromkeys((id(i) for i in before + _concerned(model, op)), place))
+    return needed
+
+
+def _concerned(model: Model, op: Op) -> list[Inode]:
+    paths = [op.path] if op.kind in ENTRIES | ATTRIBUTES else []
+    if op.kind in ENTRIES:
+        paths.append(op.path[:-1])
+    if op.kind in {"rename", "link"}:
+        paths += [op.other, op.other[:-1]]
+    found = []
+    for path in paths:
+        with contextlib.suppress(FsError):
+            found.append(model.find(path))
+    return found
+
+
+def bytes_fit(ops: list[Op], prefix: int, synced: list[int], data: dict[Any, bytes]) -> bool:
     """Tell whether every file's bytes may go with the names after `prefix` operations."""
     model = Model()
     here: dict[Any, Inode] = {}
-    for place, op in enumerate(ops[:begun], 1):
-        try:
-            model.apply(op)
-        except FsError:
-            pass
+    for place, op in enumerate(ops, 1):
+        with contextlib.suppress(FsError):
+            value = model.apply(op)
+            if place in synced and isinstance(value, Inode):
+                value.marks.append((0, len(value.versions) - 1, False))
         if place == prefix:
             here = model.files()
-    if not prefix:
-        return not data
-    for path, node in here.items():
-        allowed = versions_allowed(node, prefix)
-        if data[path] not in {node.versions[v] for v in allowed}:
-            return False
-    return True
+    return all(
+        data[path] in {node.versions[v] for v in versions_allowed(node, prefix)}
+        for path, node in here.items()
+    )
 
 
 def batches(ops: list[Op]) -> int:
@@ -270,7 +275,7 @@ def batches(ops: list[Op]) -> int:
 @pytest.mark.parametrize("seed", range(6))
 def test_what_survives_a_crash_is_a_prefix(seed: int) -> None:
     weights = {k: v for k, v in WEIGHTS.items() if k not in {"list", "read", "stat"}}
-    ops = histories(300 + seed, 60, weights)
+    ops = histories(300 + seed, 120, weights)
     total = batches(ops)
     assert total > 3
     for after in range(total):
