@@ -33,6 +33,8 @@ from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.latch import Latches
 from cfs.fs.meta.leases import FORGET_S, TERM_MS, LeaseTable, Session
+from cfs.fs.meta.lock_graph import Circles
+from cfs.fs.meta.lock_queue import LockQueue
 from cfs.fs.meta.recalls import Recalls
 from cfs.net.ports import WallClock
 
@@ -73,6 +75,9 @@ class LedShard:
             propose=self.propose,
             on_unpinned=self.wake_reaper,
         )
+        self.locks = LockQueue(group=group, table=self.table, recalls=self.recalls)
+        self.lock_circles = Circles()
+        """Of all shards; used on shard 0."""
         self.orphans: set[int] = set()
         """Unlinked inodes, to be reclaimed once nobody pins them."""
         self.reap = trio.Event()
@@ -119,7 +124,10 @@ class LedShard:
         if self.group.term != self.term:
             raise NotLeader(f"shard {self.shard} changed hands", leader=self.group.leader)
         entry = commands.Batch(self._clock.time_ns(), batch)
-        return await self.group.propose(commands.encode_batch(entry))
+        answer = await self.group.propose(commands.encode_batch(entry))
+        if any(type(command) is commands.ExpireSession for command in batch):
+            self.locks.changed()
+        return answer
 
     # --- reads
 
@@ -263,6 +271,7 @@ class LedShard:
         """Expire sessions that have not been heard of for long."""
         while True:
             await trio.sleep(FORGET_S / 4)
+            self.locks.sweep()
             horizon = trio.current_time() - FORGET_S
             heard = {s for s, e in self.table.sessions.items() if e.renewed_at > horizon}
             led_for = trio.current_time() - self.recalls.term_over_at

@@ -141,6 +141,7 @@ class Mutations:
         own = session.session
         acquired = {op.ino for op in ops if isinstance(op, meta.Acquire)}
         await led.recalls.settled(own, acquired)
+        await led.locks.make_way(own, ops)
         keys = {ino_key(i): i in acquired for i in inos if read.write_lease(state, i) != own}
         await led.latches.take(keys)
         try:
@@ -154,7 +155,7 @@ class Mutations:
                     first_seq=first_seq,
                     acked=request.acked,
                     caller=request.caller,
-                    ops=tuple(ops),
+                    ops=tuple(led.locks.in_order(own, ops)),
                 )
                 with led.reaping_now(_last_names(state, ops)) as unnamed:
                     removals = [commands.Reclaim(ino=i, budget=RECLAIM_RECORDS) for i in unnamed]
@@ -185,6 +186,13 @@ class Mutations:
             match op:
                 case meta.Create(lease=lease) if lease:
                     led.table.grant(session, answer.attrs[0].ino, lease & ~Lease.WRITE)
+                case meta.Lock():
+                    led.locks.applied(session.session, op)
+                case meta.MakeOrphan(lease=lease):
+                    led.table.grant(session, answer.attrs[0].ino, lease & ~Lease.WRITE)
+                    led.orphaned(answer.attrs[0].ino)
+                case meta.Link():
+                    led.orphans.discard(op.ino)
                 case meta.Unlink() | meta.Rename():
                     for attr in answer.attrs:
                         if attr.nlink == 0 and attr.ino not in gone:
