@@ -45,7 +45,7 @@ COPY_BYTES_MAX = 16 << 20
 """Live entries copied to free a segment; with more than that the segment stays one turn longer."""
 
 
-class LogFailed(CfsError):  # noqa: N818 - the tree names failures, not errors
+class LogFailed(CfsError):
     """The log could not be written or synced: the node must stop, and replay when it restarts."""
 
 
