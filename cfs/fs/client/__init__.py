@@ -17,5 +17,6 @@ client      holds the parts above together: start, close
 names       the operations on directories
 contents    the operations on open files and on attributes
 paths       path helpers for Python
+instant     what can be answered without waiting
 files       the VFS: all of these in one object
 """
