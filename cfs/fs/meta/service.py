@@ -258,6 +258,9 @@ class MetaService:
             if led is None or not led[0].group.readable():
                 not_here.append(shard)
                 continue
+            if request.end:
+                led[0].background(led[0].recalls.end, request.session)
+                continue
             drop = [h for h in request.drop if shard_of(Ino(h.ino)) == shard]
             if not led[0].renew(request.session, context.peer, drop):
                 unknown.append(shard)
