@@ -24,6 +24,8 @@ BLOCK = 4096
 NAME_BYTES_MAX = 255
 _ACL = b"system.posix_acl_"
 _CAPABILITY = b"security.capability"
+TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
+"""Nanoseconds since the epoch that are stored; a time beyond is made the nearest."""
 _NS = 1_000_000_000
 _SETTABLE = (
     Fattr.MODE | Fattr.UID | Fattr.GID | Fattr.SIZE | Fattr.ATIME | Fattr.MTIME
@@ -196,7 +198,7 @@ class Attributes(Replies):
 def _stamp(valid: int, given: int, now: int, value: int, clock: int) -> int | None:
     if valid & now:
         return clock
-    return value if valid & given else None
+    return max(TIME_MIN, min(value, TIME_MAX)) if valid & given else None
 
 
 def _sized(value: bytes, size: int) -> bytes:

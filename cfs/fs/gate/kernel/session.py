@@ -94,7 +94,6 @@ class Session:
         self._buffers = [bytearray(BUFFER_BYTES)]
         self._view = memoryview(self._buffers[0])
         self._waiting: dict[int, tuple[int, trio.CancelScope]] = {}
-        self._started = 0
         self._room = trio.Event()
         self._nursery: trio.Nursery
 
@@ -108,7 +107,7 @@ class Session:
                 count = os.readv(device, buffers)
             except BlockingIOError:
                 looks += 1
-                if looks < LOOKS and not self._started:
+                if looks < LOOKS and not self._waiting:
                     continue
                 looks = served = 0
                 await trio.lowlevel.wait_readable(device)
@@ -127,7 +126,7 @@ class Session:
             if served >= BURST:
                 served = 0
                 await trio.lowlevel.checkpoint()
-                while self._started >= REQUESTS_MAX:
+                while len(self._waiting) >= REQUESTS_MAX:
                     self._room = trio.Event()
                     await self._room.wait()
 
@@ -155,13 +154,12 @@ class Session:
         if isinstance(answer, bytes):
             self._answer(request.unique, answer)
         elif answer is not None:
-            self._started += 1
+            self._waiting[request.unique] = (opcode, trio.CancelScope())
             self._nursery.start_soon(self._wait, opcode, request.unique, answer)
 
     async def _wait(self, opcode: int, unique: int, work: Later) -> None:
         """Answer when `work` is done."""
-        scope = trio.CancelScope()
-        self._waiting[unique] = (opcode, scope)
+        scope = self._waiting[unique][1]
         try:
             with scope:
                 self._answer(unique, await work)
@@ -171,8 +169,7 @@ class Session:
             self._refuse(opcode, unique, error)
         finally:
             del self._waiting[unique]
-            self._started -= 1
-            if self._started == REQUESTS_MAX - 1:
+            if len(self._waiting) < REQUESTS_MAX:
                 self._room.set()
 
     # --- answers
