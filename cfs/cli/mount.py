@@ -25,7 +25,7 @@ BINDINGS = ("kernel", "pyfuse3")
 
 
 def mount(
-    mountpoint: Annotated[Path, typer.Argument(help="An empty directory.")],
+    mountpoint: Annotated[Path, typer.Argument(help="An empty directory.", parser=Path)],
     directory: Annotated[Path, typer.Option("--dir", help="Directory of the client.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes.")] = False,  # noqa: FBT002
     binding: Annotated[
