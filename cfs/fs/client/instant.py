@@ -117,15 +117,19 @@ class Instant(Paths):
 
     def try_release(self, fh: int) -> bool | None:
         """See `release`: True when it is closed."""
-        handle = self._handles.pop(fh, None)
-        if handle is None:
-            raise FsError(errno.EBADF)
+        handle = self.handle(fh)
+        if self.holds_locks(handle.file.ino):
+            return None
+        del self._handles[fh]
         self.closed(handle.file)
         return True
 
-    def try_flush(self, fh: int) -> bool | None:
-        """See `flush`: True when there is nothing to report. Raises EIO."""
-        self.report(self.handle(fh))
+    def try_flush(self, fh: int, owner: int | None = None) -> bool | None:
+        """See `flush`: True when there is nothing to report and nothing to unlock. Raises EIO."""
+        handle = self.handle(fh)
+        if owner is not None and self.holds_locks(handle.file.ino, owner):
+            return None
+        self.report(handle)
         return True
 
     def try_fsync(self, fh: int) -> bool | None:

@@ -57,6 +57,16 @@ class Contents(Directories):
             request.node, request.names[0], mode, flags, request.uid, request.gid
         )  # fmt: skip
 
+    def tmpfile(self, request: Request) -> Answer:
+        """TMPFILE: a file without a name."""
+        flags, mode, _, _ = request.fields
+        return self._tmpfile(request.node, mode, flags, request.uid, request.gid)
+
+    async def _tmpfile(self, parent: int, mode: int, flags: int, uid: int, gid: int) -> bytes:
+        fh, attr = await self.files.create_unnamed(parent, mode, flags, uid=uid, gid=gid)
+        opened = self._opened(fh, attr.ino, flags)
+        return self.entry(attr) + opened
+
     async def _create(
         self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
     ) -> bytes:
@@ -101,9 +111,11 @@ class Contents(Directories):
         return message.WRITE_OUT.pack(written, 0)
 
     def flush(self, request: Request) -> Answer:
-        """FLUSH: close(2) of one descriptor."""
-        fh = request.fields[0]
-        return DONE if self.files.try_flush(fh) else self._done(self.files.flush(fh))
+        """FLUSH: close(2) of one descriptor; POSIX locks of its process go with it."""
+        fh, _, _, owner = request.fields
+        if self.files.try_flush(fh, owner):
+            return DONE
+        return self._done(self.files.flush(fh, owner))
 
     def release(self, request: Request) -> Answer:
         """RELEASE: the last descriptor is closed."""

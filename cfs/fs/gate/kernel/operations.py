@@ -55,7 +55,7 @@ class Operations(Spans):
             Opcode.LSEEK: self.lseek,
             Opcode.COPY_FILE_RANGE: self.copy_file_range,
             Opcode.SYNCFS: self.syncfs,
-            Opcode.TMPFILE: self.unsupported,
+            Opcode.TMPFILE: self.tmpfile,
             Opcode.STATX: self.statx,
             Opcode.COPY_FILE_RANGE_64: self.copy_file_range,
         }

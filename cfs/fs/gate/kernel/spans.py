@@ -41,12 +41,12 @@ class Spans(Contents):
 
     def setlk(self, request: Request) -> Answer:
         """SETLK, SETLKW: take, change or give up a lock; the second waits for it."""
-        _, owner, start, end, kind, pid, flags, _ = request.fields
+        fh, owner, start, end, kind, pid, flags, _ = request.fields
         setlk = self.offered("setlk")
         return self._done(
             setlk(
                 request.node, owner, start, end, kind, pid,
-                wait=request.opcode == Opcode.SETLKW, flock=bool(flags & LOCK_FLOCK),
+                wait=request.opcode == Opcode.SETLKW, flock=bool(flags & LOCK_FLOCK), fh=fh,
             )
         )  # fmt: skip
 
@@ -79,6 +79,6 @@ class Spans(Contents):
 
     @staticmethod
     def unsupported(request: Request) -> Answer:
-        """ACCESS (the kernel checks), BMAP, IOCTL, POLL, TMPFILE: the kernel has its own ways."""
+        """ACCESS (the kernel checks), BMAP, IOCTL, POLL: the kernel has its own ways."""
         del request
         raise FsError(errno.ENOSYS)
