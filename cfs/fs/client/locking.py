@@ -153,8 +153,13 @@ class Locking(Contents):
         client = self.client
         deadline = client.deadline()
         lane = await client.session.data_lane(shard_of(Ino(op.ino)), deadline)
+        # what others may lock at once cannot be had back: see it through
+        weakens = any(
+            r.kind > op.kind and r.start <= op.end and op.start <= r.end for r in own.ranges
+        )
         try:
-            await lane.answer(lane.enqueue(op), deadline=deadline)
+            with trio.CancelScope(shield=weakens):
+                await lane.answer(lane.enqueue(op), deadline=deadline)
         except FsError as error:
             if wait and error.errno == errno.EAGAIN:
                 return False
@@ -212,10 +217,14 @@ class Locking(Contents):
             return  # nothing was ever locked
         if start < 0 or end < start:
             raise FsError(errno.EINVAL)
+        left = set_range(own.ranges, start, end, _NONE, 0)
+        if left == own.ranges and not own.busy:
+            self._tidy(ino, key, own)
+            return
         client = self.client
         deadline = client.deadline()
         op = Lock(ino=ino, owner=owner, kind=_NONE, start=start, end=end, flock=flock)
-        own.ranges = set_range(own.ranges, start, end, _NONE, 0)
+        own.ranges = left
         own.busy += 1
         try:
             with trio.CancelScope(shield=True):

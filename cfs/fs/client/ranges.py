@@ -26,8 +26,8 @@ from cfs.fs.client.locking import Locking
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10
 """Of `linux/falloc.h`."""
-COPY_BYTES_MAX = 64 << 20
-"""One copy by reference: about a thousand extents in one entry."""
+COPY_BYTES_MAX = 256 << 20
+"""One copy by reference; a quarter of it when that is too many extents for one entry."""
 COPY_PIECE = 1 << 20
 COPY_SLOW_MAX = 16 << 20
 """One call that copies bytes ends after that many: it may be long."""
@@ -144,18 +144,9 @@ class Ranges(Locking):
             raise FsError(errno.EFBIG)
         self.report(target)
         done = 0
-        one_shard = source.file.node.shard == target.file.node.shard
-        while one_shard and length - done > self.client.limits.inline:
-            count = min(length - done, COPY_BYTES_MAX)
-            copied = await self._share(
-                source.file, offset_in + done, target, offset_out + done, count
-            )
-            if not copied:
-                break
-            done += copied
-        if done:
-            return done
-        return await self._copy_bytes(fh_in, offset_in, fh_out, offset_out, length)
+        if source.file.node.shard == target.file.node.shard:
+            done = await self._share(source.file, offset_in, target.file, offset_out, length)
+        return done or await self._copy_bytes(fh_in, offset_in, fh_out, offset_out, length)
 
     async def _size(self, ino: int) -> int:
         attr = await self.getattr(ino)
@@ -163,14 +154,34 @@ class Ranges(Locking):
             raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL)
         return attr.size
 
-    async def _share(self, source: File, start: int, target: Handle, to: int, length: int) -> int:
-        """Copy by reference; give how many bytes, 0 where bytes must be copied instead."""
+    async def _share(self, source: File, start: int, file: File, to: int, length: int) -> int:
+        """Copy by reference; give how many bytes: short where bytes must be copied instead."""
+        client = self.client
+        done, piece = 0, COPY_BYTES_MAX
+        while length - done > client.limits.inline:
+            piece = min(piece, length - done)
+            try:
+                copied = await self._share_once(source, start + done, file, to + done, piece)
+            except Condemned:
+                break
+            except FsError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                piece //= 4
+                if piece <= client.limits.inline:
+                    break
+                continue
+            if not copied:
+                break
+            done += copied
+        return done
+
+    async def _share_once(self, source: File, start: int, file: File, to: int, length: int) -> int:
         client = self.client
         if source.unclean:
             await client.writeback.flush(source, client.deadline())
         else:
             await self._tiles(source, start, start + 1)  # what others have written is committed
-        file = target.file
 
         def operation() -> CopyRange:
             return CopyRange(
@@ -178,14 +189,7 @@ class Ranges(Locking):
                 mtime_ns=client.clock.time_ns(),
             )  # fmt: skip
 
-        try:
-            attrs = await self._change(file, operation)
-        except Condemned:
-            return 0
-        except FsError as error:
-            if error.errno != errno.E2BIG:
-                raise
-            return 0
+        attrs = await self._change(file, operation)
         return max(0, min(length, attrs[1].size - start))
 
     async def _copy_bytes(

@@ -41,6 +41,8 @@ from cfs.net.ports import WallClock
 _LOG = structlog.get_logger()
 _T = TypeVar("_T")
 
+ORPHANS_MAX = 1 << 20
+
 Resolve = Callable[[bytes, int, int], Awaitable[None]]
 
 
@@ -95,6 +97,7 @@ class LedShard:
     def _adopt(self) -> None:
         """Take over what the replicated state says of the old leader's term."""
         state = self.group.state
+        self.orphans.update(read.orphans(state, 0, ORPHANS_MAX))
         self.table.unasserted = {s for s, is_ in read.sessions(state).items() if is_.open}
         for part in read.open_transactions(state):
             if part.inos:

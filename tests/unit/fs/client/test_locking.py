@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 
 import pytest
 import trio
@@ -15,6 +16,11 @@ from cfs.fs.client.files import Files
 from tests.unit.fs.client.world import World, run
 
 READ, WRITE, NONE = 0, 1, 2
+
+
+def weaker(one: int, other: int) -> int:
+    """Give the kind that excludes less."""
+    return max(one, other, key=(WRITE, READ, NONE).index)
 
 
 async def two(world: World) -> tuple[Files, Files, int, int, int]:
@@ -313,3 +319,78 @@ def test_who_locks_sees_what_the_holder_before_wrote() -> None:
         assert int(await a.read(fa, 0, 8)) == count
 
     run(scenario)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nobody_ever_holds_what_another_holds(seed: int) -> None:
+    """Random ranges, kinds, interruptions, lost replies and changes of leader."""
+
+    async def scenario(world: World) -> None:
+        clients = [await world.client(name) for name in ("a", "b", "c")]
+        _, attr = await clients[0].create_file(1, b"f", 0o644, os.O_RDWR)
+        ino = attr.ino
+        holds: dict[tuple[int, int], list[int]] = {}
+        taken = interrupted = circles = 0
+
+        def check(who: tuple[int, int], start: int, end: int, kind: int) -> None:
+            for other, have in holds.items():
+                for byte in range(start, end + 1):
+                    if other != who and have[byte] != NONE:
+                        assert kind == have[byte] == READ, (who, other, byte)
+
+        async def work(client: int, owner: int) -> None:
+            nonlocal taken, interrupted, circles
+            rng = random.Random(seed * 100 + client * 10 + owner)
+            files = clients[client]
+            mine = holds.setdefault((client, owner), [NONE] * 10)
+            for _ in range(40):
+                start = rng.randrange(10)
+                end, kind = rng.randrange(start, 10), rng.choice([READ, WRITE, NONE])
+                before = mine[start : end + 1]
+                # what is given up may be another's before this one hears of it
+                mine[start : end + 1] = [weaker(kind, b) for b in before]
+                try:
+                    with trio.move_on_after(rng.choice([0.001, 0.01, 3.0, 30.0])) as scope:
+                        await files.setlk(ino, owner, start, end, kind, 1, wait=rng.random() < 0.7)
+                except FsError as error:
+                    if error.errno not in {errno.EAGAIN, errno.EDEADLK}:
+                        raise
+                    circles += error.errno == errno.EDEADLK
+                    mine[start : end + 1] = before
+                else:
+                    if scope.cancelled_caught:
+                        interrupted += 1
+                        if kind != NONE:
+                            mine[start : end + 1] = before
+                    else:
+                        taken += 1
+                        if kind != NONE:
+                            check((client, owner), start, end, kind)
+                        mine[start : end + 1] = [kind] * (end + 1 - start)
+                await trio.sleep(rng.choice([0.0, 0.01, 0.3]))
+            mine[:] = [NONE] * 10
+            await files.setlk(ino, owner, 0, OFFSET_MAX, NONE, 1, wait=False)
+
+        async def disturb() -> None:
+            rng = random.Random(seed)
+            while True:
+                await trio.sleep(rng.choice([0.3, 2.0]))
+                if rng.random() < 0.3:
+                    world.lead(rng.choice([1, 2]))
+                else:
+                    world.lose.append(lambda method, _: method in {"meta.mutate", "meta.lockwait"})
+
+        async with trio.open_nursery() as troubled:
+            troubled.start_soon(disturb)
+            async with trio.open_nursery() as nursery:
+                for client in range(3):
+                    for owner in (1, 2):
+                        nursery.start_soon(work, client, owner)
+            troubled.cancel_scope.cancel()
+        await trio.sleep(1)
+        assert held(world, ino) == []
+        assert taken > 60
+        assert interrupted > 5
+        assert circles
+
+    run(scenario, 1)

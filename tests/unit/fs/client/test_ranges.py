@@ -221,3 +221,21 @@ def test_a_file_without_a_name_lives_while_it_is_open_and_may_get_one() -> None:
         assert read.totals(world.shared.state).inodes == 1
 
     run(scenario)
+
+
+def test_a_copy_of_many_extents_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cfs.core.meta.copying.TILES_MAX", 8)
+
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        data = random.Random(1).randbytes(40 * 65_536)
+        fh, _ = await a.create_file(1, b"f", 0o644, os.O_RDWR)
+        out, _ = await a.create_file(1, b"g", 0o644, os.O_RDWR)
+        await a.write(fh, 0, data)
+        await a.fsync(fh)
+        chunks = len(world.data.chunks)
+        assert await a.copy_file_range(fh, 0, out, 0, len(data)) == len(data)
+        assert await a.read(out, 0, 1 << 30) == data
+        assert len(world.data.chunks) == chunks
+
+    run(scenario, 1)
