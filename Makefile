@@ -32,11 +32,13 @@ check: $(VENV)/.installed
 	$(BIN)/pytest -q tests/unit tests/contract tests/scenario -m "not slow"
 
 test: setup
+	@sh packaging/packages.sh test
 	$(BIN)/ruff check cfs tests bench
 	$(BIN)/mypy
 	$(BIN)/pytest tests
 
 acceptance: setup
+	@sh packaging/packages.sh test
 	CFS_FULL_SIZE=1 $(BIN)/pytest tests/system
 
 bench: setup

@@ -1,8 +1,11 @@
 #!/bin/sh
-# Install the Debian packages CFS needs; silent when they are there. Uses sudo when not root.
+# Install the Debian packages CFS needs, with `test` also what its tests use; silent when they are
+# there. Uses sudo when not root.
 set -eu
+packages="python3 python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3"
+[ "${1:-}" = test ] && packages="$packages git make tar rsync attr e2fsprogs mount iproute2 nftables"
 need=""
-for package in python3 python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3; do
+for package in $packages; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || need="$need $package"
 done
 [ -n "$need" ] || exit 0

@@ -12,7 +12,8 @@ import sys
 import typer
 
 from cfs.cli import cluster, down, mount, node, serve, status, umount, up
-from cfs.core.errors import CfsError, DeadlineExceeded, Retryable
+from cfs.cli.process import cause_of
+from cfs.core.errors import DeadlineExceeded, Retryable
 
 EXIT_UNANSWERED = 4
 
@@ -37,23 +38,12 @@ def main() -> None:
     try:
         app()
     except BaseException as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         if cause is None:
             raise
         print(f"cfs: {cause}", file=sys.stderr)  # noqa: T201 - the one place that speaks of errors
         unanswered = isinstance(cause, DeadlineExceeded | Retryable)
         sys.exit(EXIT_UNANSWERED if unanswered else cause.exit_code)
-
-
-def _cause(error: BaseException) -> CfsError | None:
-    """Find the one failure that ended the command, in whatever nurseries wrapped around it."""
-    if isinstance(error, CfsError):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        found = [_cause(inner) for inner in error.exceptions]
-        real = [c for c in found if c is not None]
-        return real[0] if len(real) == len(found) else None
-    return None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +17,20 @@ from cfs.cli.client_node import ClientNode
 from cfs.cli.process import configuration_of, run_until_signal
 from cfs.cli.umount import clear_dead
 from cfs.core.errors import Refused
-from cfs.fs.gate.fuse import MountOptions, serve_mount
+from cfs.fs.gate.attachment import MountOptions
+from cfs.fs.gate.kernel import mount as kernel_mount
 
 MOUNT_S = 60.0
+BINDINGS = ("kernel", "pyfuse3")
 
 
 def mount(
-    mountpoint: Annotated[Path, typer.Argument(help="An empty directory.")],
+    mountpoint: Annotated[Path, typer.Argument(help="An empty directory.", parser=Path)],
     directory: Annotated[Path, typer.Option("--dir", help="Directory of the client.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes.")] = False,  # noqa: FBT002
+    binding: Annotated[
+        str, typer.Option("--binding", help="kernel or pyfuse3; else as configured.")
+    ] = "",
     foreground: Annotated[  # noqa: FBT002
         bool, typer.Option("--foreground", help="Stay; systemd wants that.")
     ] = False,
@@ -31,10 +38,12 @@ def mount(
     """Mount the file system; returns when it is usable. A dead mount is taken away first."""
     clear_dead(mountpoint)
     _check(mountpoint)
+    if binding and binding not in BINDINGS:
+        raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
     if foreground:
-        _serve(directory, mountpoint, read_only=read_only)
+        _serve(directory, mountpoint, read_only=read_only, binding=binding)
     else:
-        start(mountpoint, directory, read_only=read_only)
+        start(mountpoint, directory, read_only=read_only, binding=binding)
         typer.echo(f"mounted {mountpoint}; 'cfs umount {mountpoint}' unmounts")
 
 
@@ -47,13 +56,15 @@ def _check(mountpoint: Path) -> None:
         raise Refused(f"{mountpoint} is not empty; choose an empty directory")
 
 
-def start(mountpoint: Path, directory: Path, *, read_only: bool) -> None:
+def start(mountpoint: Path, directory: Path, *, read_only: bool, binding: str = "") -> None:
     """Mount in the background; the mount is usable on return. Raises Refused, ProcessError."""
     _check(mountpoint)
     configuration_of(directory)
     words = ["mount", "--foreground", "--dir", str(directory.absolute())]
     if read_only:
         words.append("--read-only")
+    if binding:
+        words += ["--binding", binding]
     words.append(str(mountpoint.absolute()))
     output = directory / "log" / "mount.log"
     pid = processes.start(words, directory, output)
@@ -67,7 +78,10 @@ def start(mountpoint: Path, directory: Path, *, read_only: bool) -> None:
         time.sleep(0.05)
 
 
-def _serve(directory: Path, mountpoint: Path, *, read_only: bool) -> None:
+def _serve(directory: Path, mountpoint: Path, *, read_only: bool, binding: str) -> None:
+    binding = binding or configuration_of(directory).client.binding
+    serve_mount = _serving(binding)
+
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
         files = await node.start(nursery)
@@ -76,6 +90,17 @@ def _serve(directory: Path, mountpoint: Path, *, read_only: bool) -> None:
         nursery.cancel_scope.cancel()
 
     run_until_signal(directory, run, name="client")
+
+
+def _serving(binding: str) -> Callable[..., Awaitable[None]]:
+    """Give what serves a mount; only the binding in use is imported."""
+    if binding not in BINDINGS:
+        raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
+    if binding == "kernel":
+        return kernel_mount.serve_mount
+    module = importlib.import_module("cfs.fs.gate.fuse")
+    served: Callable[..., Awaitable[None]] = module.serve_mount
+    return served
 
 
 def _last_line(path: Path) -> str:

@@ -16,7 +16,7 @@ import trio
 
 from cfs.cli import logs, processes
 from cfs.cli.configuration import FILE_NAME, Configuration, load
-from cfs.core.errors import NotFound, Unavailable
+from cfs.core.errors import CfsError, NotFound, Unavailable
 from cfs.fs.root.directory import Membership, NodeDirectory
 from cfs.fs.root.leader import RootLeader
 from cfs.fs.root.renewal import Renewal
@@ -104,7 +104,10 @@ def configuration_of(directory: Path) -> Configuration:
 def run_until_signal(
     directory: Path, main: Callable[[trio.Nursery], Awaitable[None]], *, name: str
 ) -> None:
-    """Run `main(nursery)` until SIGTERM or SIGINT; claims the directory, configures logs."""
+    """Run `main(nursery)` until SIGTERM or SIGINT; claims the directory, configures logs.
+
+    What ends it otherwise is logged, and raised.
+    """
     configuration = configuration_of(directory)
     logs.configure(configuration.log, directory)
     processes.claim(directory)
@@ -119,4 +122,19 @@ def run_until_signal(
             nursery.cancel_scope.cancel()
 
     _LOG.info("process_start", role=name, directory=str(directory), version=VERSION)
-    trio.run(supervise, strict_exception_groups=True)
+    try:
+        trio.run(supervise, strict_exception_groups=True)
+    except BaseException as error:
+        _LOG.critical("process_failed", role=name, error=str(cause_of(error) or repr(error)))
+        raise
+
+
+def cause_of(error: BaseException) -> CfsError | None:
+    """Find the one failure that ended a process, in whatever nurseries wrapped around it."""
+    if isinstance(error, CfsError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [cause_of(inner) for inner in error.exceptions]
+        real = [c for c in found if c is not None]
+        return real[0] if len(real) == len(found) else None
+    return None

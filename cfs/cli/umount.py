@@ -18,7 +18,7 @@ _POLL_S = 0.05
 
 
 def umount(
-    mountpoint: Annotated[Path, typer.Argument(help="Where it is mounted.")],
+    mountpoint: Annotated[Path, typer.Argument(help="Where it is mounted.", parser=Path)],
 ) -> None:
     """Unmount; everything written is stored when this returns."""
     unmount(mountpoint)

@@ -29,7 +29,9 @@ LOG_FILE = "log/node.log"
 
 def up(
     state: Annotated[Path, typer.Option(help="Where everything is kept.")] = Path(".state"),
-    mountpoint: Annotated[Path, typer.Option("--mount", help="Where to mount.")] = Path("mnt"),
+    mountpoint: Annotated[
+        Path, typer.Option("--mount", help="Where to mount.", parser=Path)
+    ] = Path("mnt"),
     metas: Annotated[int, typer.Option("--meta", help="Metadata nodes.")] = 3,
     storages: Annotated[int, typer.Option("--storage", help="Storage nodes.")] = 3,
     profile: Annotated[str, typer.Option(help="Erasure profile.")] = "2+1",

@@ -37,7 +37,7 @@ class Node:
         return 2 + sum(n.kind == "dir" for n in self.entries.values())
 
 
-class Refusal(Exception):  # noqa: N818 -- an answer, not an error of the model
+class Refusal(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(errno.errorcode[number])
         self.errno = number

@@ -18,6 +18,15 @@ def configure(cluster, name, section, **values):
     path.write_text(text.replace(head, head + lines) if head in text else f"{text}\n{head}{lines}")
 
 
+def pack_soon(cluster):
+    """Have small files packed after a second instead of twenty; restarts the metadata nodes."""
+    metas = cluster.nodes("meta")
+    for name in metas:
+        configure(cluster, name, "meta", pack_after_s=1)
+    stop(cluster, *metas)
+    cluster.up()
+
+
 def stop(cluster, *names):
     """End nodes politely, and see them gone."""
     for name in names:

@@ -9,10 +9,10 @@ from tests.system.cluster import LENIENT, Cluster, full, until
 from tests.system.nodes import (
     allocated,
     assert_same,
-    configure,
     copy_tree,
     find_bytes,
     flip,
+    pack_soon,
     remount,
     runs,
     stop,
@@ -29,11 +29,7 @@ VICTIM = "storage1"
 @pytest.fixture(scope="module")
 def cluster(cluster: Cluster):
     """The module's cluster, with small files packed after a second."""
-    metas = cluster.nodes("meta")
-    for name in metas:
-        configure(cluster, name, "meta", pack_after_s=1)
-    stop(cluster, *metas)
-    cluster.up()
+    pack_soon(cluster)
     return cluster
 
 

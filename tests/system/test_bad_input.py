@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import socket
 import ssl
 import subprocess
@@ -309,6 +310,27 @@ def test_a_disk_of_another_cluster_is_refused(cluster, tmp_path):
         meta.kill()
         meta.wait(20)
     cluster.up()
+
+
+def test_the_authority_is_replaced_while_files_are_used(cluster, tmp_path):
+    old = cluster.state / "client" / "identity"
+    shutil.copytree(old, tmp_path / "old")
+    before = (old / "ca.pem").read_bytes()
+    cfs("cluster", "rotate-ca", "--dir", cluster.state / "admin", timeout=240)
+    (cluster.mount / "after").write_bytes(b"written with a new certificate")
+    until(lambda: (old / "ca.pem").read_bytes() != before, seconds=30, what="the client renews")
+    assert cluster.status()["health"] == "ok"
+    for name in ("meta1", "storage1"):  # who did not renew is a stranger by now
+        address, counted = address_of(cluster, name), counters_of(cluster, name)
+        context = Identity.load(tmp_path / "old").context(server=False)
+        context.verify_mode = ssl.CERT_NONE  # it does not know the server, either
+        assert is_closed_on(address, context, HELLO + frame("root.map"))
+        until(
+            lambda name=name, counted=counted: counters_of(cluster, name)["handshake_refused"]
+            > counted.get("handshake_refused", 0),
+            seconds=20, what="the old certificate is refused",
+        )  # fmt: skip
+    (cluster.mount / "after").unlink()
 
 
 def free_port():

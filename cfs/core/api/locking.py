@@ -42,8 +42,11 @@ class Lock(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="lock
     end: int = OFFSET_MAX
     pid: int = 0
     flock: bool = False
+    waits: bool = False
+    """The caller can wait: whoever has waited longer for what conflicts goes first. Who cannot
+    gives way only to one whose turn has come."""
     yields: bool = False
-    """Set by the leader: others have waited longer for what conflicts with this; refuse it."""
+    """Set by the leader: somebody goes first; refuse it."""
 
 
 class LockHolder(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -106,3 +109,25 @@ class LockWaitReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """`granted`: send the `Lock` now."""
 
     granted: bool
+
+
+class LockEdge(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A POSIX owner that waits, and the owners (session, number) whose locks are in its way."""
+
+    session: int
+    owner: int
+    ticket: int
+    holders: tuple[tuple[int, int], ...]
+
+
+class LockGraph(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A shard's leader to that of shard 0: all who have waited long."""
+
+    shard: int
+    edges: tuple[LockEdge, ...]
+
+
+class LockGraphReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Waits (session, ticket) of the shard that close a circle: they end with EDEADLK."""
+
+    victims: tuple[tuple[int, int], ...]

@@ -11,6 +11,7 @@ import msgspec
 
 from cfs.core.api import meta, root, store
 from cfs.core.api.cluster import Role
+from cfs.core.api.locking import LockGraph, LockGraphReply
 
 _META, _STORAGE, _ADMIN = Role.META, Role.STORAGE, Role.ADMIN
 _USERS = frozenset({Role.CLIENT, Role.GATEWAY, Role.ADMIN})
@@ -105,6 +106,7 @@ METHODS: tuple[Method, ...] = (
     _row(40, "raft.messages", RaftMessages, _E, _metas, idempotent=True),
     _row(41, "raft.snapshot", SnapshotChunk, _E, _metas, idempotent=True),
     _row(42, "meta.internal", Internal, InternalReply, _metas, idempotent=True),
+    _row(43, "meta.lockgraph", LockGraph, LockGraphReply, _metas, idempotent=True),
     # storage
     _row(60, "store.put", store.PutFragment, _E, _writers | {_STORAGE}, idempotent=True),
     _row(61, "store.get", store.GetFragment, store.FragmentInfo, _ANY, idempotent=True),

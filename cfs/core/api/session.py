@@ -42,11 +42,15 @@ class OpenSessionReply(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
 
 
 class Renew(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Renew the session in all shards that the callee leads; `drop` gives volatile leases back."""
+    """Renew the session in all shards that the callee leads; `drop` gives volatile leases back.
+
+    With `end` the client is done: its leases and pins are dropped and nobody waits for it again.
+    """
 
     session: int
     shards: tuple[int, ...]
     drop: tuple[Held, ...] = ()
+    end: bool = False
 
 
 class RenewReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -210,8 +210,9 @@ class Saved(Event, frozen=True, kw_only=True):
 
 
 class Compact(Event, frozen=True, kw_only=True):
-    """State up to `index` is durable elsewhere: forget the log before it (less what lagging
-    followers, within the machine's bound, still need).
+    """State up to `index` is durable elsewhere: forget the log before it.
+
+    Less what lagging followers, within the machine's bound, still need.
     """
 
     index: int
@@ -246,8 +247,10 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Save(Effect, frozen=True, kw_only=True):
-    """Make durable: the hard state, then `entries`, which replace everything from their first
-    index on (`truncate_from` set when the old tail goes without replacement, too).
+    """Make durable: the hard state, then `entries`.
+
+    Entries replace everything from their first index on; `truncate_from` is set when the old tail
+    goes without replacement, too.
     """
 
     number: int

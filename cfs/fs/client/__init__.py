@@ -16,6 +16,9 @@ recall      answers the leader that wants a lease back
 client      holds the parts above together: start, close
 names       the operations on directories
 contents    the operations on open files and on attributes
+locking     flock and byte-range locks
+ranges      allocating, punching, seeking, copying; unnamed files
 paths       path helpers for Python
+instant     what can be answered without waiting
 files       the VFS: all of these in one object
 """

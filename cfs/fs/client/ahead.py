@@ -180,26 +180,16 @@ class Ahead:
             if lane is None:
                 return False
             old, new = self._cache.node(op.parent), self._cache.node(op.new_parent)
-            for name in (op.name, op.new_name):
-                renaming.check_renamed(name)
-            source = self._require(old, op.name)
-            there = self._find(new, op.new_name)
-            if there is not None and op.flags & renaming.NOREPLACE:
-                raise FsError(errno.EEXIST)
+            source, there = self._names_moved(op, old, new)
             if there is not None and there.ino == source.ino:
                 return True
             is_directory = source.kind == stat.S_IFDIR
             moved = self._held(source.ino, lane)
             if moved is None or (is_directory and old is not new):
                 return False
-            replaced = None
-            if there is not None:
-                renaming.check_kinds(source.kind, there.kind, op.new_name)
-                replaced = self._removable(there.ino, lane)
-                if replaced is None:
-                    return False
-                if is_directory:
-                    namespace.check_empty(_known(replaced), there.ino)
+            replaced = None if there is None else self._replaceable(source, there, lane)
+            if there is not None and replaced is None:
+                return False
             if await self._commit(source.ino, deadline):
                 break
         now = self._clock.time_ns()
@@ -217,6 +207,22 @@ class Ahead:
         self._count(old, now, came=-1, subdirectories=-lost)
         self._count(new, now, came=int(there is None), subdirectories=came)
         return True
+
+    def _names_moved(self, op: meta.Rename, old: Node, new: Node) -> tuple[Name, Name | None]:
+        for name in (op.name, op.new_name):
+            renaming.check_renamed(name)
+        source = self._require(old, op.name)
+        there = self._find(new, op.new_name)
+        if there is not None and op.flags & renaming.NOREPLACE:
+            raise FsError(errno.EEXIST)
+        return source, there
+
+    def _replaceable(self, source: Name, there: Name, lane: Lane) -> Node | None:
+        renaming.check_kinds(source.kind, there.kind, there.name)
+        replaced = self._removable(there.ino, lane)
+        if replaced is not None and there.kind == stat.S_IFDIR:
+            namespace.check_empty(_known(replaced), there.ino)
+        return replaced
 
     # --- attributes
 
@@ -256,7 +262,7 @@ class Ahead:
     def _set_file(self, file: File, op: meta.SetAttr, now: int) -> None:
         if op.size is not None:
             self._writeback.cut(file.truncate(op.size))
-            file.mtime_ns = now
+            file.mtime_ns, file.base_size = now, op.size
             if not op.size:
                 file.tiles, file.tiles_start, file.tiles_end = [], 0, 0
                 file.tiles_epoch = file.node.epoch

@@ -113,7 +113,7 @@ class Attributes(Listings):
                     except CfsError:
                         client.cache.forget(op.ino)
                         raise
-                    file.base_version = attr.data_version
+                    file.base_version, file.base_size = attr.data_version, attr.size
                     if op.mtime_ns is None:
                         file.mtime_ns = attr.mtime_ns
                     if size == 0 and file.node.modes & Lease.WRITE:

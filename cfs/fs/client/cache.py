@@ -235,7 +235,9 @@ class Cache:
                 names, inos = [(op.parent, op.name)], [op.ino]
             case meta.Rename():
                 names = [(op.parent, op.name), (op.new_parent, op.new_name)]
-            case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr() | meta.Commit():
+            case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr():
+                inos = [op.ino]
+            case meta.Commit() | meta.CopyRange():
                 inos = [op.ino]
         for parent, name in names:
             known = self.name(parent, name)

@@ -7,7 +7,7 @@ and leaves dirty files suspect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -99,6 +99,8 @@ class Client:
         )
         self.recalling = self.writeback.recalling
         self.nursery: trio.Nursery | None = None
+        self.on_expired: list[Callable[[int], None]] = []
+        """Told of every shard whose leader gave the session's leases and locks away."""
         self._ended = trio.Event()
 
     async def start(self, nursery: trio.Nursery, session: int | None = None) -> None:
@@ -128,6 +130,7 @@ class Client:
             try:
                 await self.writeback.flush_all(self.deadline())
                 await self.queue.drained(self.deadline())
+                await self.session.end()
             except CfsError as failed:
                 error = failed
             nursery.cancel_scope.cancel()
@@ -181,6 +184,8 @@ class Client:
         for file in self.writeback.files.values():
             if file.node.shard == shard:
                 file.pinned = False
+        for tell in self.on_expired:
+            tell(shard)
 
     def abandoned(self, op: Any) -> None:
         """See `Holder.abandoned`."""

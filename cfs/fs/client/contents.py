@@ -29,7 +29,7 @@ FETCH_PAUSE_S = 0.2
 """Between attempts to read what too few storage nodes have at the moment."""
 _DAY_NS = 86_400 * 10**9
 _APPEND = os.O_APPEND
-_SYNCED = os.O_SYNC | os.O_DSYNC
+SYNCED = os.O_SYNC | os.O_DSYNC
 
 
 class Handle(msgspec.Struct):
@@ -165,7 +165,7 @@ class Contents(Attributes):
         if handle.flags & _APPEND:
             offset = file.size
         client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
-        if handle.flags & _SYNCED:
+        if handle.flags & SYNCED:
             await self.fsync(fh)
         return count
 
@@ -236,8 +236,13 @@ class Contents(Attributes):
             data = await self._fetch(tiles, offset, reached - offset)
         if not pieces and reached == stop:
             return data
+        return self.overlaid(data, offset, stop, pieces)
+
+    @staticmethod
+    def overlaid(data: bytes, offset: int, stop: int, pieces: list[tuple[int, bytes]]) -> bytes:
+        """Give `[offset, stop)`: committed bytes, then zeroes, under uncommitted pieces."""
         out = bytearray(data)
-        out.extend(bytes(stop - reached))
+        out.extend(bytes(stop - offset - len(data)))
         for start, piece in pieces:
             out[start - offset : start - offset + len(piece)] = piece
         return bytes(out)

@@ -42,10 +42,10 @@ class File:
     """State of an inode that is open, dirty, or write-leased."""
 
     __slots__ = (
-        "acquiring", "ahead_until", "atime_ns", "base_version", "changes", "dirty", "dirty_since",
-        "error", "error_count", "flush_after", "flush_lock", "flushing", "in_line", "ino",
-        "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "tiles", "tiles_end",
-        "tiles_epoch", "tiles_start", "version", "window",
+        "acquiring", "ahead_until", "atime_ns", "base_size", "base_version", "changes", "dirty",
+        "dirty_since", "error", "error_count", "flush_after", "flush_lock", "flushing",
+        "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "tiles",
+        "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -60,6 +60,8 @@ class File:
         self.mtime_ns = 0
         self.atime_ns = 0
         self.base_version = 0
+        self.base_size = 0
+        """Of what is committed, known under the WRITE lease; set wherever `base_version` is."""
         self.version = 0
         """Of the newest attributes that an own commit or size change was answered with."""
         self.changes = 0
@@ -100,7 +102,7 @@ class File:
         if not self.unclean or lost:
             self.size = attr.size
             self.mtime_ns = attr.mtime_ns
-        self.base_version = attr.data_version
+        self.base_version, self.base_size = attr.data_version, attr.size
         self.version = max(self.version, attr.version)
         return not lost
 
@@ -231,15 +233,18 @@ class File:
 
     def committed(self, new: list[Extent], attr: Attr) -> None:
         """Lay committed extents over those known."""
-        self.base_version = attr.data_version
+        whole = self.tiles_end >= self.base_size  # else nothing is known of what follows
+        self.base_version, self.base_size = attr.data_version, attr.size
         self.changed(attr)
         if self.tiles_epoch != self.node.epoch:
             return
-        if self.tiles_start or (self.tiles and self.tiles_end < extents.end_of(self.tiles)):
+        cut = self.tiles_end < extents.end_of(self.tiles)
+        if not whole or self.tiles_start or cut:
             self.tiles_epoch = -1
             return
-        if new and self.tiles and new[0].offset == extents.end_of(self.tiles) >= self.tiles_end:
-            self.tiles.extend(new)  # an append: nothing is laid over, only checked for length
+        joins = new and self.tiles and new[0].offset == extents.end_of(self.tiles)
+        if joins and sum(e.length for e in new) == extents.end_of(new) - new[0].offset:
+            self.tiles.extend(new)  # an append without gaps: nothing is laid over
             self.tiles_end = extents.end_of(self.tiles)
             if len(self.tiles) > TILES_MAX or self.tiles_end != attr.size:
                 self.tiles_epoch = -1

@@ -1,8 +1,9 @@
 """`Files`: the one VFS of CFS, for every gateway, for Python, for the tests.
 
 Names and directories are in `names`, open files and attributes in `contents`, whole paths in
-`paths`. Inode numbers, handles and cookies are plain integers; names and targets are bytes. Every
-method raises the error tree: `errno` of the error is what a POSIX caller sees.
+`paths`, what needs no waiting in `instant`. Inode numbers, handles and cookies are plain integers;
+names and targets are bytes. Every method raises the error tree: `errno` of the error is what a
+POSIX caller sees.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr
 from cfs.fs.client.client import Client
+from cfs.fs.client.instant import Instant
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.listing import Listed
-from cfs.fs.client.paths import Paths
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.recall import Recalls
 from cfs.net.ports import WallClock
 
 
-class Files(Paths):
+class Files(Instant):
     """A client of the file system."""
 
     def __init__(

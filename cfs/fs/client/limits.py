@@ -37,9 +37,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Mutates of one lane on their way while an earlier one waits for somebody's recall."""
     stall_s: float = 0.03
     """A Mutate older than this waits for a recall: those behind it go past it."""
-    nodes: int = 65_536
-    """Inodes cached, each with a lease the server must track."""
-    entries: int = 262_144
+    nodes: int = 16_384
+    """Inodes cached, each with a lease the server must track; some 6 KB each with all they hold."""
+    entries: int = 65_536
     """Directory entries cached, absent names included (about 200 bytes each)."""
     writable: int = 4_096
     """Closed files whose WRITE lease is kept: each is a record in the shard."""

@@ -22,7 +22,7 @@ from cfs.fs.client.file import File
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
-_DOTS = frozenset({b".", b".."})
+DOTS = frozenset({b".", b".."})
 
 
 class Names:
@@ -39,14 +39,14 @@ class Names:
         if len(name) > NAME_BYTES_MAX:
             raise FsError(errno.ENAMETOOLONG)
         client = self.client
-        known = client.cache.name(parent, name) if name not in _DOTS else None
+        known = client.cache.name(parent, name) if name not in DOTS else None
         if known is not None:
             if not known.ino:
                 raise FsError(errno.ENOENT)
             attr = client.cache.attr(known.ino)
             if attr is not None:
                 return self.view(attr)
-        if name in _DOTS:
+        if name in DOTS:
             here = await self.getattr(parent)
             return await self.getattr(here.parent) if name == b".." and here.parent else here
         while True:

@@ -29,6 +29,8 @@ _LOG = structlog.get_logger()
 
 TILES_IDLE_MAX = 64
 """Extents kept of a closed file whose WRITE lease is kept."""
+INLINE_IDLE_MAX = 4096
+"""Sealed bytes kept with a closed file: times `Limits.writable` that is 16 MiB."""
 RETURN_PAUSE_S = 0.003
 RETURNED_MAX = 65_536
 """Recalled inodes remembered: the shard takes an answer in within milliseconds."""
@@ -71,7 +73,8 @@ class Ownership(ABC):
             return
         if file.node.modes & Lease.WRITE:
             self.files.move_to_end(file.ino)
-            if len(file.tiles) > TILES_IDLE_MAX:
+            inline = sum(len(tile.inline) for tile in file.tiles)
+            if len(file.tiles) > TILES_IDLE_MAX or inline > INLINE_IDLE_MAX:
                 file.tiles, file.tiles_epoch = [], -1
             if len(self.files) > self._limits.writable:
                 self._release_oldest()

@@ -13,14 +13,14 @@ import stat
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
-from cfs.fs.client.contents import Contents
 from cfs.fs.client.listing import Listed
+from cfs.fs.client.ranges import Ranges
 
 LINKS_MAX = 40
 _PIECE = 1 << 20
 
 
-class Paths(Contents):
+class Paths(Ranges):
     """Path operations of `Files`."""
 
     async def walk(self, path: str | bytes, *, follow: bool = True) -> Attr:

@@ -61,6 +61,10 @@ class Fetches(Protocol):
         """Give `length` bytes from `offset`; `extents` cover them. Raises Corrupt, Unavailable."""
         ...
 
+    def cached(self, extents: Sequence[Extent], offset: int, length: int) -> bytes | None:
+        """Give what `read` would, if that needs no waiting; else None."""
+        ...
+
     async def prefetch(self, extents: Sequence[Extent]) -> None:
         """Begin to bring chunks near."""
         ...

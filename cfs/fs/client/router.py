@@ -66,7 +66,8 @@ class Router:
         node = self._leaders.get(group)
         while True:
             if node is None:
-                node = await self._candidate(group)
+                # another call may have found the leader while this one paused
+                node = self._leaders.get(group) or await self._candidate(group)
             left_s = deadline - trio.current_time()
             if left_s <= 0:
                 raise DeadlineExceeded(f"{method}: group {group} gave no answer in time")

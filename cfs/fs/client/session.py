@@ -33,6 +33,7 @@ from cfs.fs.client.router import Router
 
 _LOG = structlog.get_logger()
 
+GOODBYE_S = 2.0
 DROPS_MAX = 4096
 """Leases given back in one renewal."""
 
@@ -95,6 +96,7 @@ class Session:
         self._shards: dict[int, ShardSession] = {}
         self._nursery: trio.Nursery | None = None
         self._reasserting: set[int] = set()
+        self._over = False
 
     async def start(self, nursery: trio.Nursery, session: int) -> None:
         """Begin to renew. `session` is an id that `root.session` gave and nobody else uses."""
@@ -274,6 +276,8 @@ class Session:
     def renew_now(self) -> None:
         """Start one round of renewals, one call to each node that leads shards in use."""
         assert self._nursery is not None
+        if self._over:
+            return
         by_node: dict[int, list[ShardSession]] = {}
         for state in self._shards.values():
             if not state.term_s:
@@ -285,6 +289,26 @@ class Session:
                 by_node.setdefault(node, []).append(state)
         for node, states in by_node.items():
             self._nursery.start_soon(self._renew, node, states)
+
+    async def end(self) -> None:
+        """Say goodbye in every shard, so that nobody waits for this session; best effort."""
+        self._over = True
+        by_node: dict[int, list[int]] = {}
+        for state in self._shards.values():
+            node = self._router.leader(group_of(ShardId(state.shard)))
+            if node is not None and state.term_s:
+                by_node.setdefault(node, []).append(state.shard)
+
+        async def say(node: int, shards: list[int]) -> None:
+            request = meta.Renew(session=self.id, shards=tuple(shards), end=True)
+            try:
+                await self._router.call_node(node, "meta.renew", request, timeout_s=GOODBYE_S)
+            except (Retryable, DeadlineExceeded) as error:
+                _LOG.debug("session_end_failed", node=node, error=str(error))
+
+        async with trio.open_nursery() as nursery:
+            for node, shards in by_node.items():
+                nursery.start_soon(say, node, shards)
 
     async def _renew(self, node: int, states: list[ShardSession]) -> None:
         drops = self._take_drops(states)

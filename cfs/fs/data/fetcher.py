@@ -80,24 +80,13 @@ class Fetcher:
         Raises Unavailable (again later), Corrupt (also when the extents leave a gap), NotFound.
         """
         used = _overlapping(extents, offset, length)
-        chunks = await self._gather(used)
-        parts: list[Buffer] = []
-        end = offset + length
-        for extent in used:
-            start = max(offset, extent.offset) - extent.offset
-            stop = min(end, extent.offset + extent.length) - extent.offset
-            if extent.kind == ExtentKind.HOLE:
-                parts.append(bytes(stop - start))
-                continue
-            plain = chunks[extent.chunk_id]
-            first, last = extent.skip + start, extent.skip + stop
-            if last > len(plain):
-                raise Corrupt(f"extent at {extent.offset} reaches past the end of its chunk")
-            whole = first == 0 and last == len(plain)
-            parts.append(plain if whole else memoryview(plain)[first:last])
-        if len(parts) == 1 and isinstance(parts[0], bytes):
-            return parts[0]
-        return b"".join(parts)
+        return _cut(used, await self._gather(used), offset, length)
+
+    def cached(self, extents: Sequence[Extent], offset: int, length: int) -> bytes | None:
+        """Give what `read` would, if every chunk is here; else None. Raises Corrupt."""
+        used = _overlapping(extents, offset, length)
+        plains, wanted = self._at_hand(used)
+        return None if wanted else _cut(used, plains, offset, length)
 
     async def prefetch(self, extents: Sequence[Extent]) -> None:
         """Bring the chunks of these extents into the cache, as far as it can hold them.
@@ -119,6 +108,13 @@ class Fetcher:
 
     async def _gather(self, extents: Sequence[Extent]) -> dict[bytes, bytes]:
         """Give the plain bytes of every chunk named, by chunk id."""
+        plains, wanted = self._at_hand(extents)
+        while wanted:
+            await self._join(wanted, plains)
+        return plains
+
+    def _at_hand(self, extents: Sequence[Extent]) -> tuple[dict[bytes, bytes], dict[bytes, Extent]]:
+        """Give the plain bytes of chunks that are here, and the extents of those that are not."""
         plains: dict[bytes, bytes] = {}
         wanted: dict[bytes, Extent] = {}
         for extent in extents:
@@ -131,9 +127,7 @@ class Fetcher:
                 plains[extent.chunk_id] = self._open_inline(extent)
             else:
                 wanted[extent.chunk_id] = extent
-        while wanted:
-            await self._join(wanted, plains)
-        return plains
+        return plains, wanted
 
     async def _join(self, wanted: dict[bytes, Extent], plains: dict[bytes, bytes]) -> None:
         """Fetch what nobody else is fetching, and wait for the rest; some may still be wanted."""
@@ -296,6 +290,27 @@ def _overlapping(extents: Sequence[Extent], offset: int, length: int) -> list[Ex
     if reached < end:
         raise Corrupt(f"no extent covers the file at {reached} up to {end}")
     return used
+
+
+def _cut(used: Sequence[Extent], chunks: dict[bytes, bytes], offset: int, length: int) -> bytes:
+    """Join what extents say of a range."""
+    parts: list[Buffer] = []
+    end = offset + length
+    for extent in used:
+        start = max(offset, extent.offset) - extent.offset
+        stop = min(end, extent.offset + extent.length) - extent.offset
+        if extent.kind == ExtentKind.HOLE:
+            parts.append(bytes(stop - start))
+            continue
+        plain = chunks[extent.chunk_id]
+        first, last = extent.skip + start, extent.skip + stop
+        if last > len(plain):
+            raise Corrupt(f"extent at {extent.offset} reaches past the end of its chunk")
+        whole = first == 0 and last == len(plain)
+        parts.append(plain if whole else memoryview(plain)[first:last])
+    if len(parts) == 1 and isinstance(parts[0], bytes):
+        return parts[0]
+    return b"".join(parts)
 
 
 def _open_all(sealer: Sealer, blobs: Sequence[tuple[Extent, memoryview]]) -> list[bytes | Corrupt]:

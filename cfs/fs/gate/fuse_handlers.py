@@ -25,17 +25,11 @@ import pyfuse3
 import structlog
 
 from cfs.core.api.meta import Attr
-from cfs.core.errors import (
-    CfsError,
-    DeadlineExceeded,
-    FsError,
-    NoSpace,
-    Refused,
-    Retryable,
-)
+from cfs.core.errors import CfsError
 from cfs.fs.client.files import Files
 from cfs.fs.client.listing import Listed
 from cfs.fs.client.space import INODES_MAX
+from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 
@@ -49,24 +43,6 @@ NAME_BYTES_MAX = 255
 COOKIE_START, COOKIE_SELF, COOKIE_PARENT = 0, 1, 2
 """Where a listing begins; after `.`; after `..`. Real entries have greater ones."""
 _ACL = b"system.posix_acl_"
-
-ERRNO: tuple[tuple[type[CfsError], int | None], ...] = (
-    (FsError, None),  # says it itself
-    (NoSpace, errno.ENOSPC),
-    (DeadlineExceeded, errno.ETIMEDOUT),
-    (Retryable, errno.ETIMEDOUT),
-    (Refused, errno.EACCES),
-    (CfsError, errno.EIO),
-)
-"""The one table of what the kernel is told; the first row that fits."""
-
-
-def errno_of(error: CfsError) -> int:
-    """Give the errno of an error, by the table."""
-    for kind, number in ERRNO:
-        if isinstance(error, kind):
-            return error.errno if number is None else number
-    raise AssertionError("the table ends in the root of the tree")
 
 
 def _answers(
@@ -82,7 +58,7 @@ def _answers(
             raise
         except CfsError as error:
             number = errno_of(error)
-            if number in {errno.EIO, errno.ETIMEDOUT}:
+            if number in LOUD:
                 _LOG.warning("fuse_error", operation=method.__name__, error=str(error))
             raise pyfuse3.FUSEError(number) from None
         except Exception:  # noqa: BLE001 a defect must not end the mount

@@ -28,6 +28,8 @@ Services:
     transact     operations across shards, at the coordinator
     participant  a led shard's part in them
     leaders      calls to whichever node leads a group
+    lock_queue   who waits for file locks
+    lock_graph   circles of file locks through several shards
     reaper       inodes without a name
     packer       small files into deduplicated segments
     service      every `meta.*` method of a node

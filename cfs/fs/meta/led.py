@@ -33,11 +33,15 @@ from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.latch import Latches
 from cfs.fs.meta.leases import FORGET_S, TERM_MS, LeaseTable, Session
+from cfs.fs.meta.lock_graph import Circles
+from cfs.fs.meta.lock_queue import LockQueue
 from cfs.fs.meta.recalls import Recalls
 from cfs.net.ports import WallClock
 
 _LOG = structlog.get_logger()
 _T = TypeVar("_T")
+
+ORPHANS_MAX = 1 << 20
 
 Resolve = Callable[[bytes, int, int], Awaitable[None]]
 
@@ -73,6 +77,9 @@ class LedShard:
             propose=self.propose,
             on_unpinned=self.wake_reaper,
         )
+        self.locks = LockQueue(group=group, table=self.table, recalls=self.recalls)
+        self.lock_circles = Circles()
+        """Of all shards; used on shard 0."""
         self.orphans: set[int] = set()
         """Unlinked inodes, to be reclaimed once nobody pins them."""
         self.reap = trio.Event()
@@ -90,6 +97,7 @@ class LedShard:
     def _adopt(self) -> None:
         """Take over what the replicated state says of the old leader's term."""
         state = self.group.state
+        self.orphans.update(read.orphans(state, 0, ORPHANS_MAX))
         self.table.unasserted = {s for s, is_ in read.sessions(state).items() if is_.open}
         for part in read.open_transactions(state):
             if part.inos:
@@ -119,7 +127,10 @@ class LedShard:
         if self.group.term != self.term:
             raise NotLeader(f"shard {self.shard} changed hands", leader=self.group.leader)
         entry = commands.Batch(self._clock.time_ns(), batch)
-        return await self.group.propose(commands.encode_batch(entry))
+        answer = await self.group.propose(commands.encode_batch(entry))
+        if any(type(command) is commands.ExpireSession for command in batch):
+            self.locks.changed()
+        return answer
 
     # --- reads
 
@@ -270,6 +281,7 @@ class LedShard:
         """Expire sessions that have not been heard of for long."""
         while True:
             await trio.sleep(FORGET_S / 4)
+            self.locks.sweep()
             horizon = trio.current_time() - FORGET_S
             heard = {s for s, e in self.table.sessions.items() if e.renewed_at > horizon}
             led_for = trio.current_time() - self.recalls.term_over_at

@@ -148,6 +148,7 @@ class Mutations:
         own = session.session
         acquired = {op.ino for op in ops if isinstance(op, meta.Acquire)}
         await led.recalls.settled(own, acquired)
+        await led.locks.make_way(own, ops)
         keys = {ino_key(i): i in acquired for i in inos if read.write_lease(state, i) != own}
         await led.latches.take(keys)
         try:
@@ -162,7 +163,7 @@ class Mutations:
                     first_seq=first_seq,
                     acked=request.acked,
                     caller=request.caller,
-                    ops=tuple(ops),
+                    ops=tuple(led.locks.in_order(own, ops)),
                     chained=request.chained,
                 )
                 with led.reaping_now(_last_names(state, ops)) as unnamed:
@@ -200,6 +201,13 @@ class Mutations:
             match op:
                 case meta.Create(lease=lease) if lease:
                     led.table.grant(session, answer.attrs[0].ino, lease & ~Lease.WRITE)
+                case meta.Lock():
+                    led.locks.applied(session.session, op)
+                case meta.MakeOrphan(lease=lease):
+                    led.table.grant(session, answer.attrs[0].ino, lease & ~Lease.WRITE)
+                    led.orphaned(answer.attrs[0].ino)
+                case meta.Link():
+                    led.orphans.discard(op.ino)
                 case meta.Unlink() | meta.Rename():
                     for attr in answer.attrs:
                         if attr.nlink == 0 and attr.ino not in gone:

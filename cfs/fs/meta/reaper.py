@@ -24,7 +24,6 @@ RESCAN_S = 30.0
 async def reap(led: LedShard) -> None:
     """Reclaim orphans for as long as the shard is led here."""
     await trio.sleep_until(led.recalls.term_over_at)
-    led.orphans.update(read.orphans(led.group.state, 0, 1 << 20))
     while True:
         led.reap = trio.Event()
         try:

@@ -9,6 +9,7 @@ doomed: its renewals are refused from then on, and it goes the same way.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,7 +18,7 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
-from cfs.core.errors import DeadlineExceeded, Unavailable
+from cfs.core.errors import DeadlineExceeded, Retryable, Unavailable
 from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.leases import LeaseTable, Session, grace_ends
@@ -62,7 +63,7 @@ class Recalls:
         return False
 
     async def recall(self, inos: Iterable[int], *, but: int, keep: int) -> bool:
-        """Take leases on `inos` from all sessions but one down to `keep`; tell if there were any."""
+        """Take leases on `inos` from all sessions but one down to `keep`; tell if any were."""
         recalled = False
         while True:
             holders = self._holders(inos, but, readers=not keep)
@@ -87,9 +88,14 @@ class Recalls:
             while (event := self._running.get((session, ino))) is not None:
                 await event.wait()
 
+    async def end(self, session: int) -> None:
+        """Expire a session whose client said goodbye; what fails is left to its silence."""
+        with contextlib.suppress(Retryable):
+            await self.expire(session)
+
     async def expire(self, session: int) -> None:
         """Give a session's leases away, in the log, and forget what is volatile of it."""
-        _LOG.warning("session_expire", shard=self._shard, session=session)
+        _LOG.info("session_expire", shard=self._shard, session=session)
         await self._propose(commands.ExpireSession(session=session))
         if self._table.forget(session):
             self._on_unpinned()

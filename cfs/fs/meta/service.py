@@ -14,12 +14,13 @@ import structlog
 import trio
 
 from cfs.core.api import meta
+from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.errors import Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
-from cfs.fs.meta import participant
+from cfs.fs.meta import lock_graph, participant
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
 from cfs.fs.meta.led import LedShard, MustWaitError, not_led
@@ -52,7 +53,8 @@ class MetaService:
         self._host = host
         self._clock = clock
         self._mutations = Mutations(self.transactions)
-        self._workers = (reap, self.transactions.recover, *workers)
+        self._shard_count = shard_count
+        self._workers = (reap, self.transactions.recover, self._watch_locks, *workers)
         self._led: dict[int, tuple[LedShard, trio.CancelScope]] = {}
         self._wake = trio.Event()
         self.handlers: Mapping[str, Handler] = {
@@ -64,6 +66,9 @@ class MetaService:
             "meta.getxattr": self._getxattr,
             "meta.listxattr": self._listxattr,
             "meta.statfs": self._statfs,
+            "meta.getlock": self._getlock,
+            "meta.lockwait": self._lockwait,
+            "meta.lockgraph": self._lockgraph,
             "meta.session": self._session,
             "meta.renew": self._renew,
             "meta.internal": self._internal,
@@ -211,6 +216,35 @@ class MetaService:
 
         return led.serve_read(now)
 
+    def _getlock(self, _context: Context, request: meta.GetLock, _payload: Any) -> Any:
+        led = self.led(request.shard)
+
+        def now() -> meta.GetLockReply:
+            state = led.group.state
+            read.attr(state, request.ino)
+            found = read.locks_in_the_way(
+                state, request.ino, request.session, request.owner, request.start, request.end,
+                request.kind, flock=request.flock,
+            )  # fmt: skip
+            return meta.GetLockReply(at=led.group.applied, holder=next(found, None))
+
+        return led.serve_read(now)
+
+    async def _lockwait(
+        self, context: Context, request: meta.LockWait, _payload: Any
+    ) -> meta.LockWaitReply:
+        led = self.led(request.shard)
+        led.table.known(request.session, context.peer)
+        return await led.locks.wait(request)
+
+    def _lockgraph(self, _context: Context, request: LockGraph, _payload: Any) -> LockGraphReply:
+        return self.led(ROOT_SHARD).lock_circles.report(request)
+
+    async def _watch_locks(self, led: LedShard) -> None:
+        while self._shard_count() > 1:
+            await trio.sleep(lock_graph.PERIOD_S)
+            await lock_graph.look(led.shard, led.locks, self.transactions.leaders)
+
     async def _session(
         self, context: Context, request: meta.OpenSession, _payload: Any
     ) -> meta.OpenSessionReply:
@@ -223,6 +257,9 @@ class MetaService:
             led = self._led.get(shard)
             if led is None or not led[0].group.readable():
                 not_here.append(shard)
+                continue
+            if request.end:
+                led[0].background(led[0].recalls.end, request.session)
                 continue
             drop = [h for h in request.drop if shard_of(Ino(h.ino)) == shard]
             if not led[0].renew(request.session, context.peer, drop):

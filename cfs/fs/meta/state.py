@@ -330,12 +330,14 @@ class Transaction:
     ) -> Iterator[tuple[bytes, bytes]]:
         """See `Reader.scan`; keys as of the first step, values as of each."""
         changes = self._changes
-        own = [key for key in changes if start <= key < end and changes[key] is not None]
+        inside = [key for key in changes if start <= key < end]
+        own = [key for key in inside if changes[key] is not None]
+        gone = {key for key in inside if changes[key] is None}  # for this scan, whatever comes
         if not own:
             for key, value in self._base.scan(start, end, reverse=reverse):
                 if key not in changes:
                     yield key, value
-                elif (changed := changes[key]) is not None:
+                elif key not in gone and (changed := changes[key]) is not None:
                     yield key, changed
             return
         own.sort(reverse=reverse)
@@ -346,7 +348,7 @@ class Transaction:
         for key, value in merged([layer], below, start, end, reverse=reverse):
             if key not in changes:
                 yield key, value
-            elif (changed := changes[key]) is not None:
+            elif key not in gone and (changed := changes[key]) is not None:
                 yield key, changed
 
     def commit(self) -> None:

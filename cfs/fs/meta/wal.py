@@ -18,12 +18,13 @@ Decides what is durable and what of the log may go. `wal_format` owns the bytes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from cfs.core.errors import CfsError, Corrupt
+from cfs.core.errors import CfsError, Corrupt, NoSpace
 from cfs.core.raft.message import Entry, HardState, SnapshotMeta
 from cfs.fs.disk.port import Directory, File
 from cfs.fs.meta.wal_format import (
@@ -44,7 +45,7 @@ COPY_BYTES_MAX = 16 << 20
 """Live entries copied to free a segment; with more than that the segment stays one turn longer."""
 
 
-class LogFailed(CfsError):  # noqa: N818 - the tree names failures, not errors
+class LogFailed(CfsError):
     """The log could not be written or synced: the node must stop, and replay when it restarts."""
 
 
@@ -123,7 +124,11 @@ class Wal:
                 self._put(parts, records)
         except (OSError, CfsError) as error:
             self._failed = True
-            raise LogFailed(f"the write-ahead log failed ({error}): the node must stop") from error
+            full = isinstance(error, NoSpace) or getattr(error, "errno", 0) == errno.ENOSPC
+            action = "free space on its disk" if full else "check its disk"
+            raise LogFailed(
+                f"the write-ahead log failed ({error}), so this node stops: {action}, then start it"
+            ) from error
 
     def write(self, records: Sequence[Record]) -> None:
         """Prepare and commit a batch; nothing happens when it is empty."""

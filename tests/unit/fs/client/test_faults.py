@@ -337,3 +337,20 @@ def test_an_operation_nobody_waits_for_any_more_is_seen_by_its_own_cache() -> No
         assert listed == {e.name for e in stored}
 
     run(scenario)
+
+
+def test_nobody_waits_for_a_client_that_said_goodbye() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        await a.list_directory("/")
+        await b.list_directory("/")
+        await b.write_file("/f", b"x")
+        await b.close()
+        await trio.sleep(0.1)
+        assert await a.read_file("/f") == b"x"
+        world.lead(2)
+        start = trio.current_time()
+        await a.mkdir(1, b"d", 0o755)
+        assert trio.current_time() - start < 1, "no grace for a session that has ended"
+
+    run(scenario)

@@ -323,3 +323,31 @@ def test_rival_renames_across_shards_both_end():
         assert not any(isinstance(o, FsError) for o in outcomes)
 
     run(test)
+
+
+def test_an_unnamed_file_gets_its_first_name_in_another_shard():
+    async def scenario(world, a, b):
+        here = (await world.mutate(a, 1, 0, create(ROOT_INO, b"f")))[0]
+        await world.mutate(a, 1, 0, meta.Unlink(parent=ROOT_INO, name=b"f"))
+        made = meta.MakeOrphan(
+            parent=ROOT_INO, mode=stat.S_IFREG | 0o600, uid=0, gid=0, lease=int(Lease.OPEN)
+        )
+        ino = (await world.mutate(a, 1, 0, made))[0].ino
+        assert ino != here.ino
+        for n in range(20):
+            name = b"d%d" % n
+            there = (await world.mutate(a, 1, 0, create(ROOT_INO, name, stat.S_IFDIR | 0o755)))[0]
+            if shard_of(Ino(there.ino)):
+                break
+        shard = shard_of(Ino(there.ino))
+        link = meta.Link(ino=ino, parent=there.ino, name=b"named")
+        assert (await world.mutate(a, 1, shard, link))[0].nlink == 1
+        drop = meta.Renew(session=1, shards=(0,), drop=(Held(ino, Lease.OPEN),))
+        await world.ask(a, "meta.renew", drop)
+        await trio.sleep(1)
+        reply = await world.lookup(b, 2, there.ino, b"named")
+        assert reply.entry.ino == ino
+        attr = await world.ask(b, "meta.getattr", meta.GetAttr(shard=0, session=2, ino=ino))
+        assert attr.attr.nlink == 1
+
+    run(scenario)

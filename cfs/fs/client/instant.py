@@ -1,0 +1,197 @@
+"""What can be answered without waiting: the same operations, for gateways that would need a task.
+
+Each `try_` method does what the method of that name does, wholly, when nothing has to be waited
+for, and gives None, having changed nothing, when something has to be. Errors are raised only where
+they are certain. The checks are those of the waiting methods; there is no other semantics here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Any
+
+from cfs.core.api.meta import Attr
+from cfs.core.errors import FsError
+from cfs.core.meta.entries import NAME_BYTES_MAX
+from cfs.core.meta.extents import end_of
+from cfs.fs.client.attributes import SIZE_MAX
+from cfs.fs.client.cache import Name
+from cfs.fs.client.contents import SYNCED
+from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
+from cfs.fs.client.names import DOTS
+from cfs.fs.client.paths import Paths
+
+
+class Instant(Paths):
+    """The operations of `Files` that may be answered from what is here."""
+
+    # --- names and attributes
+
+    def try_lookup(self, parent: int, name: bytes) -> Attr | None:
+        """See `lookup`. Raises ENOENT, ENAMETOOLONG."""
+        if len(name) > NAME_BYTES_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        cache = self.client.cache
+        known = cache.name(parent, name) if name not in DOTS else None
+        if known is None:
+            return None
+        if not known.ino:
+            raise FsError(errno.ENOENT)
+        attr = cache.attr(known.ino)
+        return None if attr is None else self.view(attr)
+
+    def try_getattr(self, ino: int) -> Attr | None:
+        """See `getattr`."""
+        attr = self.client.cache.attr(ino)
+        return None if attr is None else self.view(attr)
+
+    def try_readlink(self, ino: int) -> bytes | None:
+        """See `readlink`. Raises EINVAL."""
+        attr = self.client.cache.attr(ino)
+        if attr is None:
+            return None
+        if not stat.S_ISLNK(attr.mode):
+            raise FsError(errno.EINVAL)
+        return attr.target
+
+    def try_listxattr(self, ino: int) -> frozenset[bytes] | None:
+        """See `listxattr`."""
+        cache = self.client.cache
+        node = cache.peek(ino)
+        return node.xattr_names if node is not None and cache.leased(node) else None
+
+    def try_getxattr(self, ino: int, name: bytes) -> bytes | None:
+        """See `getxattr`. Raises ENODATA."""
+        cache = self.client.cache
+        node = cache.peek(ino)
+        if node is None or node.xattr_names is None or not cache.leased(node):
+            return None
+        if name not in node.xattr_names:
+            raise FsError(errno.ENODATA)
+        return node.xattrs.get(name)
+
+    # --- listings
+
+    def try_opendir(self, ino: int) -> int | None:
+        """See `opendir`. Raises ENOTDIR."""
+        attr = self.client.cache.attr(ino)
+        if attr is None:
+            return None
+        if not stat.S_ISDIR(attr.mode):
+            raise FsError(errno.ENOTDIR)
+        handle = self._take_handle()
+        self._directories[handle] = Directory(ino)
+        return handle
+
+    def try_releasedir(self, handle: int) -> bool | None:
+        """See `releasedir`: True when it is closed."""
+        self._directories.pop(handle, None)
+        return True
+
+    def try_readdir(
+        self, handle: int, cookie: int, limit: int = READDIR_ENTRIES
+    ) -> list[Listed] | None:
+        """See `readdir`."""
+        return self._list_cached(self._directories[handle].ino, cookie, limit)
+
+    def try_names(self, ino: int) -> list[Name] | None:
+        """Give all entries of a directory in cookie order, without attributes; leave it alone."""
+        return self.client.cache.listing(ino)
+
+    # --- open files
+
+    def try_open(self, ino: int, flags: int) -> int | None:
+        """See `open`. Raises EISDIR."""
+        client = self.client
+        attr = client.cache.attr(ino)
+        if attr is None:
+            return None
+        if stat.S_ISDIR(attr.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
+            raise FsError(errno.EISDIR)
+        if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
+            return None
+        file = client.writeback.file(ino)
+        file.opens += 1
+        return self._opened(file, flags)
+
+    def try_release(self, fh: int) -> bool | None:
+        """See `release`: True when it is closed."""
+        handle = self.handle(fh)
+        if self.holds_locks(handle.file.ino):
+            return None
+        del self._handles[fh]
+        self.closed(handle.file)
+        return True
+
+    def try_flush(self, fh: int, owner: int | None = None) -> bool | None:
+        """See `flush`: True when there is nothing to report and nothing to unlock. Raises EIO."""
+        handle = self.handle(fh)
+        if owner is not None and self.holds_locks(handle.file.ino, owner):
+            return None
+        self.report(handle)
+        return True
+
+    def try_fsync(self, fh: int) -> bool | None:
+        """See `fsync`: True when nothing is to be committed. Raises EIO."""
+        handle = self.handle(fh)
+        if handle.file.unclean or handle.file.ino in self.client.queue.pending:
+            return None
+        self.report(handle)
+        return True
+
+    def try_write(self, fh: int, offset: int, data: Any) -> int | None:
+        """See `write`; `data` may be a view: it is copied. Raises EBADF, EFBIG, EIO."""
+        handle = self.handle(fh)
+        file = handle.file
+        count = len(data)
+        if not handle.writes:
+            raise FsError(errno.EBADF)
+        if handle.errors_seen != file.error_count:
+            self.report(handle)
+        if not count:
+            return 0
+        if offset + count > SIZE_MAX:
+            raise FsError(errno.EFBIG)
+        flags = handle.flags
+        if flags & SYNCED or not self._may_write(file, count):
+            return None
+        if flags & os.O_APPEND:
+            offset = file.size
+        client = self.client
+        client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
+        return count
+
+    def try_read(self, fh: int, offset: int, length: int) -> bytes | None:
+        """See `read`."""
+        file = self.handle(fh).file
+        attr = self.client.cache.attr(file.ino)
+        if attr is None:
+            return None
+        size = file.view(attr).size
+        stop = min(offset + length, size)
+        if stop <= offset:
+            return b""
+        end = min(offset + length, attr.size)
+        tiles = file.known_tiles(offset, end) if end > offset else []
+        if tiles is None:
+            return None
+        pieces = file.overlay_pieces(offset, stop - offset) if file.unclean else []
+        whole = len(pieces) == 1 and len(pieces[0][1]) == stop - offset
+        if whole:
+            data: bytes | None = pieces[0][1]
+        else:
+            reached = max(offset, min(stop, end_of(tiles, offset)))
+            data = b""
+            if reached > offset:
+                data = self.client.fetches.cached(tiles, offset, reached - offset)
+            if data is not None and (pieces or reached != stop):
+                data = self.overlaid(data, offset, stop, pieces)
+        if data is None:
+            return None
+        self._touch(file, attr)
+        if offset == file.next_offset and length:
+            self._read_ahead(file, stop, size)
+        file.next_offset = stop
+        return data

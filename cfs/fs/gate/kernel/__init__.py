@@ -1,0 +1,17 @@
+"""The second FUSE binding: the kernel's protocol, read on /dev/fuse by trio, in Python alone.
+
+opcodes      the one table: every request, its layout
+flags        the bits of INIT, OPEN, SETATTR and the rest
+message      bytes to a request, an answer to bytes
+replies      what every handler builds answers from: attributes and their lifetimes
+attributes   handlers of attributes, extended ones, the file system's figures
+names        handlers of names
+directories  handlers of listings
+contents     handlers of open files
+spans        handlers of locks, holes, seeks and copies, as far as `Files` has them
+operations   the table of handlers
+notify       tells the kernel what to drop
+session      INIT, the read loop, requests that wait, interrupts
+mountpoint   mount(2), or fusermount3 for others than root; the end of a mount
+mount        serves `Files` at a mount point
+"""

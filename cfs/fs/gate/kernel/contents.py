@@ -1,0 +1,130 @@
+"""Handlers of open files.
+
+A write whose lease is held goes from the request's buffer into the dirty buffer, a read whose
+bytes are here is answered from them: no task, no other copy. Files opened to append bypass the
+page cache: the kernel places an append where *it* last saw the end, which another client may have
+moved; `Files` places it at the true end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from cfs.core.errors import FsError
+from cfs.fs.gate.kernel import message
+from cfs.fs.gate.kernel.directories import Directories
+from cfs.fs.gate.kernel.flags import (
+    FSYNC_DATA,
+    OPEN_KILL_SUIDGID,
+    WRITE_KILL_SUIDGID,
+    Fopen,
+)
+from cfs.fs.gate.kernel.message import Request
+from cfs.fs.gate.kernel.replies import DONE, Answer
+
+_KEEP_CACHE = int(Fopen.KEEP_CACHE)
+_DIRECT = int(Fopen.DIRECT_IO | Fopen.PARALLEL_DIRECT_WRITES)
+
+
+class Contents(Directories):
+    """Handlers of open files."""
+
+    def _opened(self, fh: int, ino: int, flags: int) -> bytes:
+        said = 0
+        if flags & os.O_APPEND and flags & os.O_ACCMODE != os.O_RDONLY:
+            said = _DIRECT
+        if self.inodes.may_keep(ino, self.files.lease_epoch(ino)):
+            said |= _KEEP_CACHE
+        return message.OPEN_OUT.pack(fh, said, 0)
+
+    def open(self, request: Request) -> Answer:
+        """OPEN, with O_TRUNC done."""
+        ino = request.node
+        flags, how = request.fields
+        fh = self.files.try_open(ino, flags)
+        return self._open(ino, flags, how) if fh is None else self._opened(fh, ino, flags)
+
+    async def _open(self, ino: int, flags: int, how: int) -> bytes:
+        if flags & os.O_TRUNC:
+            await self.strip(ino, ids=bool(how & OPEN_KILL_SUIDGID))
+        return self._opened(await self.files.open(ino, flags), ino, flags)
+
+    def create(self, request: Request) -> Answer:
+        """CREATE."""
+        flags, mode, _, _ = request.fields
+        return self._create(
+            request.node, request.names[0], mode, flags, request.uid, request.gid
+        )  # fmt: skip
+
+    def tmpfile(self, request: Request) -> Answer:
+        """TMPFILE: a file without a name."""
+        flags, mode, _, _ = request.fields
+        return self._tmpfile(request.node, mode, flags, request.uid, request.gid)
+
+    async def _tmpfile(self, parent: int, mode: int, flags: int, uid: int, gid: int) -> bytes:
+        fh, attr = await self.files.create_unnamed(parent, mode, flags, uid=uid, gid=gid)
+        opened = self._opened(fh, attr.ino, flags)
+        return self.entry(attr) + opened
+
+    async def _create(
+        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
+    ) -> bytes:
+        fh, attr = await self.files.create_file(parent, name, mode, flags, uid=uid, gid=gid)
+        opened = self._opened(fh, attr.ino, flags)
+        return self.entry(attr) + opened
+
+    def read(self, request: Request) -> Answer:
+        """READ."""
+        fh, offset, size, *_ = request.fields
+        data = self.files.try_read(fh, offset, size)
+        return self._read(request.node, fh, offset, size) if data is None else data
+
+    async def _read(self, ino: int, fh: int, offset: int, size: int) -> bytes:
+        data = await self.files.read(fh, offset, size)
+        if self.files.lease_epoch(ino) is None:
+            self.inodes.tainted.add(ino)
+        return data
+
+    def write(self, request: Request) -> Answer:
+        """WRITE."""
+        fh, offset, size, flags, _, _, _ = request.fields
+        data = request.data
+        if len(data) != size:
+            raise FsError(errno.EINVAL)
+        ino = request.node
+        ids = flags & WRITE_KILL_SUIDGID != 0
+        if not self.privileged(ino, ids=ids):
+            written = self.files.try_write(fh, offset, data)
+            if written is not None:
+                return message.WRITE_OUT.pack(written, 0)
+        return self._write(ino, fh, offset, bytes(data), ids=ids)
+
+    async def _write(self, ino: int, fh: int, offset: int, data: bytes, *, ids: bool) -> bytes:
+        self.invalidator.write_begins(ino)
+        try:
+            if self.privileged(ino, ids=ids):
+                await self.strip(ino, ids=ids)
+            written = await self.files.write(fh, offset, data)
+        finally:
+            self.invalidator.write_ends(ino)
+        return message.WRITE_OUT.pack(written, 0)
+
+    def flush(self, request: Request) -> Answer:
+        """FLUSH: close(2) of one descriptor; POSIX locks of its process go with it."""
+        fh, _, _, owner = request.fields
+        if self.files.try_flush(fh, owner):
+            return DONE
+        return self._done(self.files.flush(fh, owner))
+
+    def release(self, request: Request) -> Answer:
+        """RELEASE: the last descriptor is closed."""
+        fh = request.fields[0]
+        return DONE if self.files.try_release(fh) else self._done(self.files.release(fh))
+
+    def fsync(self, request: Request) -> Answer:
+        """FSYNC."""
+        fh, flags, _ = request.fields
+        if self.files.try_fsync(fh):
+            return DONE
+        return self._done(self.files.fsync(fh, datasync=bool(flags & FSYNC_DATA)))

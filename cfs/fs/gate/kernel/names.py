@@ -1,0 +1,102 @@
+"""Handlers of names: found in the leased cache at once, changed by the shard."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable
+from typing import Any
+
+from cfs.core.api.meta import Attr
+from cfs.core.errors import FsError
+from cfs.fs.client.names import RENAME_EXCHANGE, RENAME_NOREPLACE
+from cfs.fs.gate.kernel.attributes import Attributes
+from cfs.fs.gate.kernel.message import FORGET_ONE, Request
+from cfs.fs.gate.kernel.replies import DONE, Answer
+
+_RENAME = RENAME_NOREPLACE | RENAME_EXCHANGE
+
+
+class Names(Attributes):
+    """Name handlers."""
+
+    def lookup(self, request: Request) -> Answer:
+        """LOOKUP."""
+        parent, name = request.node, request.names[0]
+        attr = self.files.try_lookup(parent, name)
+        return self._found(self.files.lookup(parent, name)) if attr is None else self.entry(attr)
+
+    async def _found(self, finding: Awaitable[Attr]) -> bytes:
+        return self.entry(await finding)
+
+    @staticmethod
+    async def _done(doing: Awaitable[Any]) -> bytes:
+        await doing
+        return DONE
+
+    def forget(self, request: Request) -> Answer:
+        """FORGET."""
+        self.inodes.forget(((request.node, request.fields[0]),))
+        return None
+
+    def batch_forget(self, request: Request) -> Answer:
+        """BATCH_FORGET."""
+        size = FORGET_ONE.size * request.fields[0]
+        self.inodes.forget(FORGET_ONE.iter_unpack(request.data[:size]))
+        return None
+
+    def readlink(self, request: Request) -> Answer:
+        """READLINK."""
+        target = self.files.try_readlink(request.node)
+        return self.files.readlink(request.node) if target is None else target
+
+    def symlink(self, request: Request) -> Answer:
+        """SYMLINK."""
+        name, target = request.names[0], request.names[1]
+        return self._found(
+            self.files.symlink(request.node, name, target, uid=request.uid, gid=request.gid)
+        )
+
+    def mknod(self, request: Request) -> Answer:
+        """MKNOD."""
+        mode, rdev, _, _ = request.fields
+        return self._found(
+            self.files.mknod(
+                request.node, request.names[0], mode, rdev, uid=request.uid, gid=request.gid
+            )
+        )
+
+    def mkdir(self, request: Request) -> Answer:
+        """MKDIR."""
+        return self._found(
+            self.files.mkdir(
+                request.node, request.names[0], request.fields[0],
+                uid=request.uid, gid=request.gid,
+            )
+        )  # fmt: skip
+
+    def link(self, request: Request) -> Answer:
+        """LINK."""
+        return self._found(self.files.link(request.fields[0], request.node, request.names[0]))
+
+    def unlink(self, request: Request) -> Answer:
+        """UNLINK."""
+        return self._done(self.files.unlink(request.node, request.names[0]))
+
+    def rmdir(self, request: Request) -> Answer:
+        """RMDIR."""
+        return self._done(self.files.rmdir(request.node, request.names[0]))
+
+    def rename(self, request: Request) -> Answer:
+        """RENAME."""
+        return self._rename(request, request.fields[0], 0)
+
+    def rename2(self, request: Request) -> Answer:
+        """RENAME2: with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        new_parent, flags, _ = request.fields
+        if flags & ~_RENAME:
+            raise FsError(errno.EINVAL)
+        return self._rename(request, new_parent, flags)
+
+    def _rename(self, request: Request, new_parent: int, flags: int) -> Answer:
+        name, new_name = request.names[0], request.names[1]
+        return self._done(self.files.rename(request.node, name, new_parent, new_name, flags))

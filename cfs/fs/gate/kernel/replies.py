@@ -1,0 +1,60 @@
+"""What the handlers build their answers from, and the rules of what the kernel may cache.
+
+A handler is called with a request and gives an answer's bytes, or None where none is wanted, or,
+when something has to be waited for, a coroutine that gives the bytes later: only then is there a
+task. It takes from the request what it needs before it returns, since the next one is read into
+the same buffer. Errors are raised.
+
+Attributes live in the kernel for as long as the lease is sure to last, and not at all while an
+invalidation is on its way (`invalidate`). Names live there for no time.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from cfs.core.api.meta import Attr
+from cfs.core.errors import FsError
+from cfs.fs.client.files import Files
+from cfs.fs.gate.fuse_inodes import Inodes
+from cfs.fs.gate.invalidate import Invalidator
+from cfs.fs.gate.kernel import message
+from cfs.fs.gate.kernel.message import Request
+
+Later = Coroutine[Any, Any, bytes]
+Answer = bytes | Later | None
+Handler = Callable[[Request], Answer]
+
+DONE = b""
+"""The body of an answer that says only that it was done."""
+
+
+class Replies:
+    """The base of the handlers."""
+
+    def __init__(self, files: Files, inodes: Inodes, invalidator: Invalidator) -> None:
+        self.files = files
+        self.inodes = inodes
+        self.invalidator = invalidator
+
+    def attr_s(self, ino: int) -> float:
+        """Give the lifetime of attributes in the kernel, seconds."""
+        return 0.0 if self.invalidator.pending(ino) else self.files.trust_left_s(ino)
+
+    def entry(self, attr: Attr) -> bytes:
+        """Encode an entry, and count it: the kernel will forget it as often as it is given."""
+        self.inodes.looked_up(attr.ino)
+        return message.entry(attr, 0.0, self.attr_s(attr.ino))
+
+    def attributes(self, attr: Attr) -> bytes:
+        """Encode attributes."""
+        return message.attributes(attr, self.attr_s(attr.ino))
+
+    def offered(self, name: str) -> Any:
+        """Give a method of `Files` that not every one has. Raises ENOSYS."""
+        method = getattr(self.files, name, None)
+        if method is None:
+            raise FsError(errno.ENOSYS)
+        return method

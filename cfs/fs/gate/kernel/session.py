@@ -1,0 +1,232 @@
+"""One connection to the kernel: INIT, the read loop, the requests that wait.
+
+Requests are read without blocking into one buffer. Where a handler knows the answer it is written
+at once; otherwise its coroutine becomes a task. When nothing is there to be read and nobody waits
+for this process's other work, it looks again a few times before it sleeps in epoll: the next
+request of a busy caller comes sooner than a sleep takes. After a burst of requests others have
+their turn.
+
+A request whose caller got a signal (INTERRUPT) is given up, with EINTR, when it is not answered
+within some time; a wait for a lock at once. So nobody waits unkillably for a cluster that is gone.
+Whatever a request is, nothing it does ends the loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from struct import Struct
+
+import structlog
+import trio
+
+from cfs.core.errors import CfsError, Malformed
+from cfs.fs.gate.errnos import LOUD, errno_of
+from cfs.fs.gate.kernel import message
+from cfs.fs.gate.kernel.flags import Init
+from cfs.fs.gate.kernel.message import Request, decode
+from cfs.fs.gate.kernel.opcodes import UNANSWERED, Opcode
+from cfs.fs.gate.kernel.replies import DONE, Answer, Handler, Later
+
+_LOG = structlog.get_logger()
+
+MAJOR, MINOR_MIN, MINOR = 7, 31, 45
+WRITE_BYTES_MAX = 1 << 20
+PAGES_MAX = WRITE_BYTES_MAX // 4096
+BUFFER_BYTES = WRITE_BYTES_MAX + (1 << 16)
+"""A whole WRITE, header and names of anything else."""
+BACKGROUND = 64
+"""Reads ahead and asynchronous requests the kernel has under way with us."""
+LOOKS = 20
+"""Looks for the next request, about a microsecond each, before sleeping: see DESIGN 6."""
+BURST = 48
+"""Requests, or 32 KiB of them, before other tasks have a turn."""
+JOINED_BYTES_MAX = 1 << 14
+"""An answer up to this long is copied behind its header: cheaper than a second buffer."""
+REQUESTS_MAX = 4096
+"""Requests that wait; more stay in the kernel. Each is a process that waits."""
+INTERRUPT_S = 2.0
+"""How long a request may still take once its caller got a signal."""
+
+WANTED = (
+    Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.EXPORT_SUPPORT | Init.BIG_WRITES
+    | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO
+    | Init.PARALLEL_DIROPS | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS
+    | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT | Init.DIRECT_IO_ALLOW_MMAP
+)  # fmt: skip
+"""Asked for where the kernel has it. AUTO_INVAL_DATA: the kernel asks for attributes, whose life
+ends with the lease, before it reads from its pages. WRITEBACK_CACHE never: DESIGN 6."""
+LOCKS = Init.POSIX_LOCKS | Init.FLOCK_LOCKS
+
+_INIT_OUT = Struct("=IIIIHHIIHHIIH22x")
+_READING_ENDS = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
+_READING_GOES_ON = frozenset({errno.ENOENT, errno.EINTR})
+
+
+def negotiate(fields: tuple[int, ...], more: memoryview, wanted: int) -> bytes:
+    """Answer INIT. Raises Malformed when kernel and daemon cannot understand each other."""
+    major, minor, readahead, flags = fields
+    if major > MAJOR:
+        return _INIT_OUT.pack(MAJOR, MINOR, *[0] * 11)  # it will ask again
+    if major < MAJOR or minor < MINOR_MIN:
+        raise Malformed(f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{MINOR_MIN} is needed")
+    if flags & Init.INIT_EXT and len(more) >= 4:
+        flags |= int.from_bytes(more[:4], "little") << 32
+    agreed = flags & wanted
+    return _INIT_OUT.pack(
+        MAJOR, min(minor, MINOR), readahead, agreed & 0xFFFFFFFF, BACKGROUND, BACKGROUND * 3 // 4,
+        WRITE_BYTES_MAX, 1, PAGES_MAX, 0, agreed >> 32, 0, 0,
+    )  # fmt: skip
+
+
+class Session:
+    """Serves one connection."""
+
+    def __init__(self, device: int, handlers: dict[int, Handler], *, wanted: int) -> None:
+        self._device = device
+        self._wanted = wanted
+        self._handlers: dict[int, Handler] = {
+            **handlers,
+            Opcode.INIT: self._init,
+            Opcode.INTERRUPT: self._interrupt,
+            Opcode.DESTROY: self._destroy,
+        }
+        self._buffers = [bytearray(BUFFER_BYTES)]
+        self._view = memoryview(self._buffers[0])
+        self._waiting: dict[int, tuple[int, trio.CancelScope]] = {}
+        self._room = trio.Event()
+        self._nursery: trio.Nursery
+
+    async def serve(self, nursery: trio.Nursery) -> None:
+        """Answer requests until the mount is gone; what waits goes on in `nursery`."""
+        self._nursery = nursery
+        device, buffers = self._device, self._buffers
+        looks = served = 0
+        while True:
+            try:
+                count = os.readv(device, buffers)
+            except BlockingIOError:
+                looks += 1
+                if looks < LOOKS and not self._waiting:
+                    continue
+                looks = served = 0
+                await trio.lowlevel.wait_readable(device)
+                continue
+            except OSError as error:
+                if error.errno in _READING_ENDS:
+                    return
+                if error.errno not in _READING_GOES_ON:
+                    raise
+                continue
+            looks = 0
+            if not count:
+                return
+            self._take(count)
+            served += 1 + (count >> 15)
+            if served >= BURST:
+                served = 0
+                await trio.lowlevel.checkpoint()
+                while len(self._waiting) >= REQUESTS_MAX:
+                    self._room = trio.Event()
+                    await self._room.wait()
+
+    def _take(self, count: int) -> None:
+        """Answer the request in the buffer, or start what will."""
+        try:
+            request = decode(self._view, count)
+        except Malformed as error:
+            _LOG.warning("fuse_malformed", error=str(error))
+            if unique := error.detail.get("unique"):
+                self._write(message.refusal(unique, errno.EINVAL))
+            return
+        opcode = request.opcode
+        handler = self._handlers.get(opcode)
+        if handler is None:
+            self._write(message.refusal(request.unique, errno.ENOSYS))
+            return
+        try:
+            answer = handler(request)
+        except Exception as error:
+            self._refuse(opcode, request.unique, error)
+            if opcode == Opcode.INIT:
+                raise
+            return  # nothing else that a request does ends the mount
+        if isinstance(answer, bytes):
+            self._answer(request.unique, answer)
+        elif answer is not None:
+            self._waiting[request.unique] = (opcode, trio.CancelScope())
+            self._nursery.start_soon(self._wait, opcode, request.unique, answer)
+
+    async def _wait(self, opcode: int, unique: int, work: Later) -> None:
+        """Answer when `work` is done."""
+        scope = self._waiting[unique][1]
+        try:
+            with scope:
+                self._answer(unique, await work)
+                return
+            self._write(message.refusal(unique, errno.EINTR))
+        except Exception as error:  # noqa: BLE001 nothing a request does ends the mount
+            self._refuse(opcode, unique, error)
+        finally:
+            del self._waiting[unique]
+            if len(self._waiting) < REQUESTS_MAX:
+                self._room.set()
+
+    # --- answers
+
+    def _answer(self, unique: int, body: bytes) -> None:
+        if len(body) <= JOINED_BYTES_MAX:
+            self._write(message.answer(unique, body))
+        else:
+            self._write(message.head(unique, len(body)), body)
+
+    def _refuse(self, opcode: int, unique: int, error: Exception) -> None:
+        if isinstance(error, CfsError):
+            number = errno_of(error)
+            if number in LOUD:
+                _LOG.warning("fuse_error", operation=_name(opcode), error=str(error))
+        else:
+            number = errno.EIO
+            _LOG.error("fuse_defect", operation=_name(opcode), exc_info=error)
+        if opcode not in UNANSWERED:
+            self._write(message.refusal(unique, number))
+
+    def _write(self, *parts: bytes) -> None:
+        try:
+            if len(parts) == 1:
+                os.write(self._device, parts[0])
+            else:
+                os.writev(self._device, parts)
+        except OSError as error:
+            # the caller is gone, or the mount: the read loop hears of that
+            if error.errno not in _READING_ENDS and error.errno not in _READING_GOES_ON:
+                _LOG.warning("fuse_answer_refused", error=str(error), size=sum(map(len, parts)))
+
+    # --- the connection's own requests
+
+    def _init(self, request: Request) -> Answer:
+        """Answer INIT here: where the answer is not taken, there is no connection."""
+        agreed = negotiate(request.fields, request.data, self._wanted)
+        os.write(self._device, message.answer(request.unique, agreed))
+        _LOG.info("fuse_init", kernel=f"{request.fields[0]}.{request.fields[1]}")
+        return None
+
+    def _interrupt(self, request: Request) -> Answer:
+        waiting = self._waiting.get(request.fields[0])
+        if waiting is not None:
+            opcode, scope = waiting
+            patience_s = 0.0 if opcode == Opcode.SETLKW else INTERRUPT_S
+            scope.deadline = min(scope.deadline, trio.current_time() + patience_s)
+        return None
+
+    @staticmethod
+    def _destroy(request: Request) -> Answer:
+        del request
+        return DONE
+
+
+def _name(opcode: int) -> str:
+    try:
+        return Opcode(opcode).name
+    except ValueError:
+        return str(opcode)
