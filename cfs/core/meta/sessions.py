@@ -6,9 +6,9 @@ flush that a recall waits for must not queue behind an operation that waits for 
 client sends independent operations side by side. A retryable refusal (a lock, a lease still held)
 is no answer: it is not recorded, the number stays open, and what follows in the same request is
 refused alike. In a *chained* request everything behind the first refusal that is an answer is
-refused with EIO: it was issued on the understanding that all before it succeeds. Expiry takes the WRITE leases and file locks and refuses operations until the
-session opens again; numbers and answers stay, so that a client that returns repeats what it does
-not know the fate of.
+refused with EIO: it was issued on the understanding that all before it succeeds. Expiry takes the
+WRITE leases and file locks and refuses operations until the session opens again; numbers and
+answers stay, so that a client that returns repeats what it does not know the fate of.
 """
 
 from __future__ import annotations
