@@ -255,7 +255,7 @@ class Ahead:
         return node.attr
 
     def _may_resize(self, file: File, attr: Attr, size: int) -> bool:
-        if not stat.S_ISREG(attr.mode) or file.flushing is not None:
+        if not stat.S_ISREG(attr.mode) or file.flushing is not None or not file.flush_lock.value:
             return False
         return size == 0 or (not file.dirty and size >= attr.size)
 

@@ -236,6 +236,16 @@ class File:
         whole = self.tiles_end >= self.base_size  # else nothing is known of what follows
         self.base_version, self.base_size = attr.data_version, attr.size
         self.changed(attr)
+        there = self.node.attr
+        if there is not None and there.data_version <= attr.data_version:
+            # an operation still in line keeps the rest of the answer out, but not what is read by
+            self.node.attr = msgspec.structs.replace(
+                there,
+                size=attr.size,
+                allocated=attr.allocated,
+                data_version=attr.data_version,
+                mtime_ns=self.mtime_ns if self.node.modes & Lease.WRITE else there.mtime_ns,
+            )
         if self.tiles_epoch != self.node.epoch:
             return
         cut = self.tiles_end < extents.end_of(self.tiles)

@@ -23,7 +23,7 @@ BASES = ((b"w",), (b"w", b"p"), (b"w", b"q"), (b"w", b"p", b"r"))
 WEIGHTS = {
     "create": 8, "write": 8, "append": 4, "rename": 6, "link": 3, "unlink": 5, "mkdir": 3,
     "rmdir": 2, "truncate": 2, "chmod": 3, "utimes": 2, "symlink": 1, "fsync": 1, "fsyncdir": 1,
-    "list": 1, "read": 1, "stat": 2, "pause": 1,
+    "list": 1, "read": 3, "stat": 2, "pause": 1,
 }  # fmt: skip
 ENTRIES = frozenset({"create", "mkdir", "symlink", "rmdir", "unlink", "link", "rename"})
 """Operations that change the entries of directories."""
@@ -59,7 +59,10 @@ def histories(seed: int, count: int, weights: dict[str, int] = WEIGHTS) -> list[
         return (*rng.choice(BASES), rng.choice(NAMES))
 
     for kind in kinds:
-        if kind in {"mkdir", "rmdir"} and rng.random() < 0.5:
+        if kind == "read" and ops[-1].kind in {"rename", "chmod", "write", "append", "utimes"}:
+            last = ops[-1]
+            ops.append(Op(kind, last.other if last.kind == "rename" else last.path))
+        elif kind in {"mkdir", "rmdir"} and rng.random() < 0.5:
             ops.append(Op(kind, rng.choice(BASES[1:])))
         else:
             ops.append(Op(kind, place(), place(), rng.randrange(1 << 16)))

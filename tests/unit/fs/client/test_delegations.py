@@ -91,6 +91,10 @@ def test_nothing_is_lost_or_done_twice_through_faults(seed: int) -> None:
             if rng.random() < 0.03:
                 world.lead(3 - (world.shared.leader or 1))
 
+        delays = random.Random(seed)
+        world.reply_delay = lambda method, _: (
+            delays.choice((0.0, 0.1)) if method == "meta.mutate" else 0.0
+        )
         clients = [await world.client(n, **EAGER) for n in ("a", "b")]
         await in_step(world, 100 + seed, 150, clients, fault)
 
@@ -380,5 +384,31 @@ def test_a_replay_that_conflicts_fails_with_all_behind_it() -> None:
         assert {e.name for e in await a.list_directory("/d")} == names
         await a.mknod(d, b"three", 0o644)
         assert (await b.walk("/d/three")).nlink == 1
+
+    run(scenario)
+
+
+def test_bytes_are_read_between_the_answers_to_their_commit_and_to_a_rename() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await a.write_file("/d/x", b"")
+        await a.sync()
+        world.reply_delay = lambda method, _: 0.2 if method == "meta.mutate" else 0.0
+        await a.write_file("/d/f", b"some bytes")
+        before = world.calls("meta.mutate")
+        ino = (await a.walk("/d/f")).ino
+        file = a.client.writeback.files[ino]
+        while not file.in_line:
+            await trio.sleep(0.01)  # until the timer has put the commit in line
+        await a.rename(d, b"f", d, b"g")
+        seen = 0
+        while ino in a.client.queue.pending:
+            assert await a.read_file("/d/g") == b"some bytes"
+            seen += not file.unclean
+            await trio.sleep(0.03)
+        assert seen
+        assert world.calls("meta.mutate") >= before + 2
 
     run(scenario)
