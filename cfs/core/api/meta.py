@@ -23,6 +23,9 @@ import msgspec
 # ruff: noqa: PLC0414 - these names are given on
 from cfs.core.api.attr import Attr as Attr
 from cfs.core.api.attr import Entry as Entry
+from cfs.core.api.holding import Acquire as Acquire
+from cfs.core.api.holding import Release as Release
+from cfs.core.api.holding import ReserveInos as ReserveInos
 from cfs.core.api.locking import GetLock as GetLock
 from cfs.core.api.locking import GetLockReply as GetLockReply
 from cfs.core.api.locking import Lock as Lock
@@ -32,7 +35,6 @@ from cfs.core.api.locking import LockWait as LockWait
 from cfs.core.api.locking import LockWaitReply as LockWaitReply
 from cfs.core.api.ranges import CopyRange as CopyRange
 from cfs.core.api.ranges import MakeOrphan as MakeOrphan
-from cfs.core.api.ranges import ReserveInos as ReserveInos
 from cfs.core.api.session import Empty as Empty
 from cfs.core.api.session import Held as Held
 from cfs.core.api.session import OpenSession as OpenSession
@@ -217,21 +219,6 @@ class Commit(Op, frozen=True, kw_only=True, tag="commit"):
     extents: tuple[Extent, ...]
     size: int | None = None
     mtime_ns: int | None = None
-
-
-class Acquire(Op, frozen=True, kw_only=True, tag="acquire"):
-    """Take the WRITE lease on a file (others are recalled first). ENOENT when it is gone."""
-
-    ino: int
-
-
-class Release(Op, frozen=True, kw_only=True, tag="release"):
-    """Give WRITE leases back (or down to READ, which the leader tracks).
-
-    Unknown ones are no error.
-    """
-
-    inos: tuple[int, ...]
 
 
 class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

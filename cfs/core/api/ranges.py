@@ -35,9 +35,3 @@ class MakeOrphan(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag
     gid: int
     lease: int = 0
     linkable: bool = True
-
-
-class ReserveInos(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="reserve"):
-    """Reserve inode numbers of this shard, in a row; what is never used is lost. Raises EINVAL."""
-
-    count: int

@@ -58,10 +58,11 @@ def touched(kv: Reader, op: ClientOp) -> Touched:
             inos += [slot.ino for slot in (source, there) if slot is not None]
             names = [(op.parent, op.name), (op.new_parent, op.new_name)]
             return _make(op.parent, inos, names)
-        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | Acquire() | CopyRange():
+        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | CopyRange():
             return Touched((op.ino,), (), frozenset({shard_of(Ino(op.ino))}))
-        case Lock():
-            return Touched((), (), frozenset({shard_of(Ino(op.ino))}))
+        case Acquire() | Lock():
+            held = (op.ino, *op.more) if isinstance(op, Acquire) else ()
+            return Touched(held, (), frozenset({shard_of(Ino(op.ino))}))
         case MakeOrphan():
             return Touched((), (), frozenset({shard_of(Ino(op.parent))}))
         case Release():

@@ -30,7 +30,16 @@ def acquire(draft: Draft, session: int, op: Acquire) -> tuple[Attr, ...]:
         raise Unavailable(f"session {held} holds WRITE on inode {op.ino}", session=held)
     if held is None:
         grant(draft, session, op.ino)
-    return (inode.attr(op.ino),)
+    shown = [inode.attr(op.ino)]
+    for ino in op.more:
+        there = draft.find(ino)
+        held = holder(draft, ino)
+        if there is None or held not in {None, session}:
+            continue
+        if held is None:
+            grant(draft, session, ino)
+        shown.append(there.attr(ino))
+    return tuple(shown)
 
 
 def release(draft: Draft, session: int, op: Release) -> tuple[Attr, ...]:

@@ -14,6 +14,10 @@ file        one inode's state: size, layout, dirty bytes, leases; reading it
 writeback   brings dirty bytes to the cluster: timer, pressure, recall, fsync
 recall      answers the leader that wants a lease back
 client      holds the parts above together: start, close
+queue       operations shown as done that are on their way, and their order with all others
+delegation  the directories and inodes that only this client may change for now
+ahead       operations carried out here first, under delegations
+ground      what those check and change
 names       the operations on directories
 contents    the operations on open files and on attributes
 locking     flock and byte-range locks

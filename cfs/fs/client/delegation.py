@@ -12,8 +12,10 @@ Inode numbers for what is made here are reserved in the shard by the thousand.
 from __future__ import annotations
 
 import stat
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter
 
 import structlog
 import trio
@@ -22,7 +24,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
-from cfs.fs.client.cache import Cache, Node
+from cfs.fs.client.cache import Cache, Name, Node
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.queue import Queue
@@ -34,6 +36,8 @@ _LOG = structlog.get_logger()
 PAGE_ENTRIES = 1024
 USES_MAX = 65_536
 """Directories whose use or recall is remembered."""
+OWN_MAX = 64
+"""Leases taken at once on the entries of a directory."""
 ENTRIES_A_USE = 16
 """A directory too large to be listed at once is when it has been changed this much."""
 
@@ -57,6 +61,7 @@ class Delegations:
         self._uses: dict[int, int] = {}
         self._pauses: dict[int, tuple[float, float]] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()
+        self._owned: dict[int, int] = {}
         self._taking: dict[int, trio.Lock] = {}
         self._numbers: dict[int, tuple[int, int]] = {}
         self._reserving: dict[int, trio.Lock] = {}
@@ -192,6 +197,68 @@ class Delegations:
                     self._cache.complete(ino, token)
                     return
                 cookie = reply.entries[-1].cookie
+
+    async def own(self, parent: int, there: Name, deadline: float) -> None:
+        """Take the WRITE lease on an entry of a delegated directory, and on those that follow it.
+
+        The more entries were taken in the directory before, the more follow: whoever removes a
+        tree does not ask for every file.
+        """
+        if self.mine(there.ino) is not None or shard_of(Ino(there.ino)) != shard_of(Ino(parent)):
+            return
+        if there.kind == stat.S_IFDIR or there.ino in self._writeback.recalling:
+            return
+        node = self._cache.node(there.ino)
+        taken = self._owned.get(parent, 0)
+        if len(self._owned) > USES_MAX:
+            self._owned.clear()
+        self._owned[parent] = taken + 1
+        more = self._following(parent, there, min(OWN_MAX, 4**taken) - 1)
+        try:
+            await self._writeback.taken_back(node, deadline)
+            with self._writeback.request() as token:
+                _, result = await self._session.mutate(
+                    node.shard, meta.Acquire(ino=node.ino, more=more), deadline=deadline
+                )
+                for attr in result.attrs:
+                    self._taken(attr, token)
+        except CfsError as error:
+            _LOG.debug("lease_not_taken", ino=there.ino, error=str(error))
+
+    def _following(self, parent: int, there: Name, count: int) -> tuple[int, ...]:
+        names = self._cache.listing(parent) if count > 0 else None
+        if names is None:
+            return ()
+        writeback = self._writeback
+        first = bisect_right(names, there.cookie, key=attrgetter("cookie"))
+        shard = shard_of(Ino(parent))
+        found: list[int] = []
+        for name in names[first : first + 2 * count]:
+            ino = name.ino
+            if (
+                name.kind != stat.S_IFDIR
+                and shard_of(Ino(ino)) == shard
+                and ino not in writeback.recalling
+                and ino not in writeback.returned
+                and ino not in writeback.files
+                and self.mine(ino) is None
+            ):
+                found.append(ino)
+        return tuple(dict.fromkeys(found))[:count]
+
+    def _taken(self, attr: Attr, token: int) -> None:
+        node = self._cache.node(attr.ino)
+        self._writeback.unrelease(node)
+        if not stat.S_ISREG(attr.mode):
+            if self._cache.learn_attr(attr, Lease.WRITE, token) is not None:
+                self.keep(attr.ino)
+            return
+        file = self._writeback.file(attr.ino)
+        if self._cache.learn_attr(attr, Lease.WRITE, token) is not None and not file.take_write(
+            attr
+        ):
+            self._writeback.lost(file)
+        self._writeback.settle(file)
 
     # --- inode numbers
 

@@ -12,6 +12,7 @@ import os
 import stat
 from typing import Any
 
+from cfs.core.api import meta
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
 from cfs.core.meta.entries import NAME_BYTES_MAX
@@ -71,6 +72,74 @@ class Instant(Paths):
         if name not in node.xattr_names:
             raise FsError(errno.ENODATA)
         return node.xattrs.get(name)
+
+    # --- changes, ahead of the shard
+
+    def try_create(
+        self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0, rdev: int = 0,
+        target: bytes = b"",
+    ) -> Attr | None:  # fmt: skip
+        """See `create`; without opening it."""
+        made = self._try_create(parent, name, mode, uid, gid, rdev, target)
+        if made is not None and stat.S_ISREG(mode):
+            self.made(made, opened=False)
+        return made
+
+    def try_create_file(
+        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0
+    ) -> tuple[int, Attr] | None:
+        """See `create_file`; None too when the name is there."""
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        try:
+            made = self._try_create(parent, name, mode, uid, gid, 0, b"")
+        except FsError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            return None
+        if made is None:
+            return None
+        return self._opened(self.made(made, opened=True), flags & ~os.O_TRUNC), made
+
+    def _try_create(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int, target: bytes
+    ) -> Attr | None:
+        return self.client.ahead.try_create(
+            meta.Create(
+                parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
+            )
+        )
+
+    def try_link(self, ino: int, parent: int, name: bytes) -> Attr | None:
+        """See `link`."""
+        attr = self.client.ahead.try_link(meta.Link(ino=ino, parent=parent, name=name))
+        return None if attr is None else self.view(attr)
+
+    def try_unlink(self, parent: int, name: bytes) -> bool | None:
+        """See `unlink`: True when it is removed."""
+        return self.client.ahead.try_unlink(meta.Unlink(parent=parent, name=name))
+
+    def try_rmdir(self, parent: int, name: bytes) -> bool | None:
+        """See `rmdir`: True when it is removed."""
+        return self.client.ahead.try_rmdir(meta.Rmdir(parent=parent, name=name))
+
+    def try_rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
+    ) -> bool | None:
+        """See `rename`: True when it is moved."""
+        op = meta.Rename(
+            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
+        )
+        return self.client.ahead.try_rename(op)
+
+    def try_setattr(
+        self, ino: int, *, mode: int | None = None, uid: int | None = None,
+        gid: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+    ) -> Attr | None:  # fmt: skip
+        """See `setattr`; not of the size."""
+        attr = self.client.ahead.try_setattr(
+            meta.SetAttr(ino=ino, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
+        )
+        return None if attr is None else self.view(attr)
 
     # --- listings
 

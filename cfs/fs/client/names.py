@@ -140,7 +140,7 @@ class Names:
         )  # fmt: skip
         made = await client.ahead.create(op, client.deadline())
         if made is not None:
-            return made, self._made(made, opened=opened) if regular else None
+            return made, self.made(made, opened=opened) if regular else None
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
             attr, directory = result.attrs[0], result.attrs[1]
@@ -169,7 +169,7 @@ class Names:
         client.writeback.settle(file)
         return attr, file
 
-    def _made(self, attr: Attr, *, opened: bool) -> File:
+    def made(self, attr: Attr, *, opened: bool) -> File:
         """Give the state of a file made ahead of its shard."""
         file = self.client.writeback.file(attr.ino)
         file.take_write(attr)

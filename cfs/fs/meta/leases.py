@@ -138,6 +138,11 @@ class LeaseTable:
         """List the sessions other than `but` that hold READ."""
         return [s for s in self._readers.get(ino, ()) if s != but]
 
+    def free(self, ino: int, session: int) -> bool:
+        """Tell whether no other session reads the inode, or is about to change it."""
+        others = self._pending.get(ino, ())
+        return not self.readers(ino, session) and all(s == session for s in others)
+
     def opened(self, ino: int) -> bool:
         """Tell whether any session pins the inode."""
         return ino in self._openers

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Lease, OpResult
 from cfs.core.errors import FsError, Locked, NotLeader, Unavailable, from_wire
+from cfs.core.ids import Ino, shard_of
 from cfs.core.kv import Reader
 from cfs.core.meta import commands, read, results
 from cfs.core.meta.conflict import touched
@@ -41,7 +43,8 @@ class Mutations:
         if not led.group.readable():
             await led.group.read_barrier()  # everything the old leader committed is applied now
         results: list[OpResult] = []
-        ops = request.ops
+        ops = tuple(_thinned(led, session.session, op) for op in request.ops)
+        request = msgspec.structs.replace(request, ops=ops)
         at = 0
         while len(results) < len(ops):
             start = len(results)
@@ -146,7 +149,7 @@ class Mutations:
         state = led.group.state
         inos = _touched(state, ops)
         own = session.session
-        acquired = {op.ino for op in ops if isinstance(op, meta.Acquire)}
+        acquired = {i for op in ops if isinstance(op, meta.Acquire) for i in (op.ino, *op.more)}
         await led.recalls.settled(own, acquired)
         await led.locks.make_way(own, ops)
         keys = {ino_key(i): i in acquired for i in inos if read.write_lease(state, i) != own}
@@ -212,6 +215,24 @@ class Mutations:
                     for attr in answer.attrs:
                         if attr.nlink == 0 and attr.ino not in gone:
                             led.orphaned(attr.ino)
+
+
+def _thinned(led: LedShard, session: int, op: Any) -> Any:
+    """Leave out of an `Acquire` what is not free to be had besides."""
+    if not isinstance(op, meta.Acquire) or not op.more:
+        return op
+    table, state = led.table, led.group.state
+    if table.unasserted or led.open_parts:
+        return msgspec.structs.replace(op, more=())
+    more = tuple(
+        i
+        for i in op.more
+        if shard_of(Ino(i)) == led.shard
+        and read.write_lease(state, i) in {None, session}
+        and table.free(i, session)
+        and not led.recalls.running(session, i)
+    )
+    return msgspec.structs.replace(op, more=more)
 
 
 def _touched(state: Reader, ops: Sequence[Any]) -> tuple[int, ...]:

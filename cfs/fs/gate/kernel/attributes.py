@@ -70,7 +70,23 @@ class Attributes(Replies):
 
     def setattr(self, request: Request) -> Answer:
         """SETATTR."""
+        valid = request.fields[0]
+        plain = valid & _SETTABLE and not valid & (_OWNER | _SIZE)
+        changed = self._try_setattr(request.node, request.fields) if plain else None
+        if changed is not None:
+            return message.attributes(changed, self.attr_s(request.node))
         return self._setattr(request.node, request.fields)
+
+    def _try_setattr(self, ino: int, fields: tuple[int, ...]) -> Attr | None:
+        """Set mode and times at once, if nothing has to be waited for."""
+        valid, _, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, *_ = fields
+        now = self.files.client.clock.time_ns()
+        return self.files.try_setattr(
+            ino,
+            mode=stat.S_IMODE(mode) if valid & _MODE else None,
+            atime_ns=_stamp(valid, _ATIME, _ATIME_NOW, atime * _NS + atime_ns, now),
+            mtime_ns=_stamp(valid, _MTIME, _MTIME_NOW, mtime * _NS + mtime_ns, now),
+        )
 
     async def _setattr(self, ino: int, fields: tuple[int, ...]) -> bytes:
         valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields

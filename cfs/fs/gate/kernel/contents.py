@@ -53,6 +53,12 @@ class Contents(Directories):
     def create(self, request: Request) -> Answer:
         """CREATE."""
         flags, mode, _, _ = request.fields
+        made = self.files.try_create_file(
+            request.node, request.names[0], mode, flags, uid=request.uid, gid=request.gid
+        )
+        if made is not None:
+            fh, attr = made
+            return self.entry(attr) + self._opened(fh, attr.ino, flags)
         return self._create(
             request.node, request.names[0], mode, flags, request.uid, request.gid
         )  # fmt: skip

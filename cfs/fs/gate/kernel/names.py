@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Awaitable
 from typing import Any
 
@@ -52,9 +53,12 @@ class Names(Attributes):
     def symlink(self, request: Request) -> Answer:
         """SYMLINK."""
         name, target = request.names[0], request.names[1]
-        return self._found(
-            self.files.symlink(request.node, name, target, uid=request.uid, gid=request.gid)
-        )
+        uid, gid = request.uid, request.gid
+        mode = stat.S_IFLNK | 0o777
+        made = self.files.try_create(request.node, name, mode, uid=uid, gid=gid, target=target)
+        if made is not None:
+            return self.entry(made)
+        return self._found(self.files.symlink(request.node, name, target, uid=uid, gid=gid))
 
     def mknod(self, request: Request) -> Answer:
         """MKNOD."""
@@ -67,6 +71,12 @@ class Names(Attributes):
 
     def mkdir(self, request: Request) -> Answer:
         """MKDIR."""
+        mode = stat.S_IFDIR | stat.S_IMODE(request.fields[0])
+        made = self.files.try_create(
+            request.node, request.names[0], mode, uid=request.uid, gid=request.gid
+        )
+        if made is not None:
+            return self.entry(made)
         return self._found(
             self.files.mkdir(
                 request.node, request.names[0], request.fields[0],
@@ -76,14 +86,21 @@ class Names(Attributes):
 
     def link(self, request: Request) -> Answer:
         """LINK."""
+        linked = self.files.try_link(request.fields[0], request.node, request.names[0])
+        if linked is not None:
+            return self.entry(linked)
         return self._found(self.files.link(request.fields[0], request.node, request.names[0]))
 
     def unlink(self, request: Request) -> Answer:
         """UNLINK."""
+        if self.files.try_unlink(request.node, request.names[0]):
+            return DONE
         return self._done(self.files.unlink(request.node, request.names[0]))
 
     def rmdir(self, request: Request) -> Answer:
         """RMDIR."""
+        if self.files.try_rmdir(request.node, request.names[0]):
+            return DONE
         return self._done(self.files.rmdir(request.node, request.names[0]))
 
     def rename(self, request: Request) -> Answer:
@@ -99,4 +116,6 @@ class Names(Attributes):
 
     def _rename(self, request: Request, new_parent: int, flags: int) -> Answer:
         name, new_name = request.names[0], request.names[1]
+        if self.files.try_rename(request.node, name, new_parent, new_name, flags):
+            return DONE
         return self._done(self.files.rename(request.node, name, new_parent, new_name, flags))

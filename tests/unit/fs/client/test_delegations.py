@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 from typing import Any
 
@@ -410,5 +411,52 @@ def test_bytes_are_read_between_the_answers_to_their_commit_and_to_a_rename() ->
             await trio.sleep(0.03)
         assert seen
         assert world.calls("meta.mutate") >= before + 2
+
+    run(scenario)
+
+
+def test_leases_on_what_others_made_are_taken_in_growing_groups() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        for i in range(200):
+            await a.write_file(f"/d/{i}", b"%d" % i)
+        await a.sync()
+        await trio.sleep(1)
+        kept = await a.open((await a.walk("/d/150")).ino, os.O_RDONLY)
+        listed = await b.list_directory("/d")
+        a.client.delegations.recalled(d)  # a is not to take it back at once
+        before = world.calls("meta.mutate", "b")
+        for entry in listed:
+            await b.unlink(d, entry.name)
+        await b.sync()
+        assert world.calls("meta.mutate", "b") - before < 30
+        assert read.listing(world.shared.state, d, 0, 10)[0] == ()
+        assert await a.read(kept, 0, 10) == b"150"
+        await b.write_file("/d/new", b"x")
+        assert await a.read_file("/d/new") == b"x"
+
+    run(scenario)
+
+
+def test_a_lease_taken_with_others_is_written_under() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        for i in range(40):
+            await a.write_file(f"/d/{i}", b"0123456789")
+        await a.sync()
+        await b.list_directory("/d")
+        await trio.sleep(1)
+        for i in range(20):
+            await b.unlink(d, b"%d" % i)
+        for i in range(20, 40):
+            fh = await b.open((await b.walk(f"/d/{i}")).ino, os.O_WRONLY | os.O_APPEND)
+            await b.write(fh, 0, b"!")
+            await b.release(fh)
+        for i in range(20, 40):
+            assert await a.read_file(f"/d/{i}") == b"0123456789!"
 
     run(scenario)
