@@ -39,9 +39,26 @@ def running(directory: Path) -> int | None:
     try:
         words = (directory / PID_FILE).read_text().split()
         pid, started = int(words[0]), words[1]
-    except (OSError, ValueError, IndexError):
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, IndexError):
+        return _by_command_line(directory)  # the disk below it died, or was cut in the middle
     return pid if _start_time(pid) == started else None
+
+
+def _by_command_line(directory: Path) -> int | None:
+    """Find a process that was started with `--dir DIRECTORY`, looking at every process."""
+    wanted = os.fsencode(directory.absolute())
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"--dir" in words and words[words.index(b"--dir") + 1] == wanted:
+            return int(entry.name)
+    return None
 
 
 def start(arguments: list[str], directory: Path, output: Path) -> int:

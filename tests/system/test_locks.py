@@ -57,8 +57,8 @@ def script(*words):
     )
 
 
-def fallocate(file, mode, offset, length):
-    done = _LIBC.fallocate(file.fileno(), mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+def fallocate(fd, mode, offset, length):
+    done = _LIBC.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
     if done:
         raise OSError(ctypes.get_errno(), "fallocate")
 
@@ -196,7 +196,7 @@ def test_holes_are_punched_and_found(files):
     data = random.Random(2).randbytes(300_000)
     with open(files[0], "r+b", buffering=0) as file, open(files[1], "rb", buffering=0) as other:
         file.write(data)
-        fallocate(file, PUNCH_KEEP, 50_000, 100_000)
+        fallocate(file.fileno(), PUNCH_KEEP, 50_000, 100_000)
         want = bytearray(data)
         want[50_000:150_000] = bytes(100_000)
         assert other.read() == want
@@ -206,9 +206,9 @@ def test_holes_are_punched_and_found(files):
             assert os.lseek(fd, 0, os.SEEK_HOLE) == 50_000
             assert os.lseek(fd, 60_000, os.SEEK_DATA) == 150_000
             assert os.lseek(fd, 150_000, os.SEEK_HOLE) == 300_000
-        fallocate(file, ZERO_KEEP, 290_000, 50_000)
+        fallocate(file.fileno(), ZERO_KEEP, 290_000, 50_000)
         assert os.fstat(other.fileno()).st_size == 300_000
-        fallocate(file, ZERO, 290_000, 50_000)
+        fallocate(file.fileno(), ZERO, 290_000, 50_000)
         assert os.fstat(other.fileno()).st_size == 340_000
         os.posix_fallocate(file.fileno(), 0, 400_000)
         assert os.fstat(file.fileno()).st_size == os.fstat(other.fileno()).st_size == 400_000
@@ -217,6 +217,47 @@ def test_holes_are_punched_and_found(files):
         assert other.read() == want
         blocks = os.fstat(other.fileno()).st_blocks
         assert blocks < 400_000 // 512
+
+
+def test_ranges_are_the_same_bytes_on_both_mounts(files):
+    """What one mount writes, punches, extends, cuts and copies, both read."""
+    chance = random.Random(8)
+    model = bytearray()
+    opened = [os.open(path, os.O_RDWR) for path in files]
+    for _ in range(full(2000, 250)):
+        fd = chance.choice(opened)
+        at, length = chance.randrange(200_000), chance.choice((10, 5000, 40_000))
+        kind = chance.choice(("write", "write", "punch", "zero", "extend", "cut", "copy", "copy"))
+        if kind == "write":
+            data = chance.randbytes(length)
+            os.pwrite(fd, data, at)
+        elif kind == "cut":
+            os.ftruncate(fd, at)
+            model[at:] = bytes(max(0, at - len(model)))
+            continue
+        elif kind == "copy":
+            start = chance.randrange(200_000)
+            if abs(start - at) < length:
+                continue
+            data = model[start : start + length]
+            assert os.copy_file_range(fd, fd, length, start, at) == len(data)
+        elif kind == "extend":
+            os.posix_fallocate(fd, at, length)
+            data = model[at : at + length].ljust(length, b"\0")
+        elif kind == "punch":
+            fallocate(fd, PUNCH_KEEP, at, length)
+            data = bytes(max(0, min(len(model), at + length) - at))
+        else:
+            fallocate(fd, ZERO, at, length)
+            data = bytes(length)
+        if data:
+            model.extend(bytes(max(0, at + len(data) - len(model))))
+            model[at : at + len(data)] = data
+        for other in opened:
+            assert os.fstat(other).st_size == len(model), kind
+            assert os.pread(other, len(model) + 1, 0) == model, kind
+    for fd in opened:
+        os.close(fd)
 
 
 def test_copies_share_and_read_back(pair, files):

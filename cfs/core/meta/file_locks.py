@@ -21,8 +21,8 @@ from cfs.core.meta.records import PRESENT, RANGES, Present, Range, Ranges
 
 RANGES_MAX = 1024
 """Ranges an owner may have locked of one file: a record of 30 KiB."""
-OWNERS_MAX = 4096
-"""Owners that may have locks on one file: what one conflict check reads."""
+FILE_RANGES_MAX = 8192
+"""With so many ranges locked of one file no other owner gets any: a conflict check reads them."""
 _READ, _WRITE, _NONE = int(LockKind.READ), int(LockKind.WRITE), int(LockKind.NONE)
 
 
@@ -44,8 +44,8 @@ def apply(draft: Draft, session: int, op: Lock) -> tuple[Attr, ...]:
             other = holder.session != session or holder.owner != op.owner
             if other and overlaps(holder, op.start, op.end, op.kind):
                 raise conflict(op.ino, holder)
-            if not own and count >= OWNERS_MAX:
-                raise FsError(errno.ENOLCK, f"inode {op.ino} has too many locks")
+            if not own and count >= FILE_RANGES_MAX:
+                raise FsError(errno.ENOLCK, f"{count} ranges of inode {op.ino} are locked")
     after = set_range(own, op.start, op.end, op.kind, op.pid)
     if len(after) > RANGES_MAX:
         raise FsError(errno.ENOLCK, f"the owner has locked {RANGES_MAX} ranges of inode {op.ino}")

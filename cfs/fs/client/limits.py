@@ -55,6 +55,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Files flushed at one time."""
     inline: int = 16_384
     """A file, or a synced write, up to this long travels in the Raft entry."""
+    lock_waiters: int = 1_024
+    """Blocking locks waited for at once: each is a task here and at the leader."""
     layout: int = 64 * MIB
     """Extents asked for in one request cover this much of the file."""
     readahead_min: int = 1 * MIB

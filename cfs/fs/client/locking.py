@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections import Counter
 from typing import Any
 
 import structlog
@@ -39,7 +40,7 @@ Owner = tuple[bool, int]
 class Owned:
     """What one owner has locked of one file, as it believes."""
 
-    __slots__ = ("busy", "fhs", "ranges")
+    __slots__ = ("busy", "fhs", "ranges", "unsure")
 
     def __init__(self) -> None:
         self.ranges: tuple[Range, ...] = ()
@@ -47,6 +48,8 @@ class Owned:
         """Open files through which it was locked, as far as they were named."""
         self.busy = 0
         """Requests under way."""
+        self.unsure = False
+        """An interrupted lock was undone, unseen: unlock it all once more at the end."""
 
 
 class Locking(Contents):
@@ -56,6 +59,9 @@ class Locking(Contents):
         super().__init__(client)
         self._owned: dict[int, dict[Owner, Owned]] = {}
         self._tickets = itertools.count(1)
+        self._waiters = 0
+        self._expiries: Counter[int] = Counter()
+        """How often each shard's leader gave the session's locks away."""
         client.on_expired.append(self._locks_lost)
 
     # --- the operations
@@ -152,14 +158,19 @@ class Locking(Contents):
         """Take a lock; False when it is held and `wait` says that this is no error."""
         client = self.client
         deadline = client.deadline()
-        lane = await client.session.data_lane(shard_of(Ino(op.ino)), deadline)
+        shard = shard_of(Ino(op.ino))
+        lane = await client.session.data_lane(shard, deadline)
         # what others may lock at once cannot be had back: see it through
         weakens = any(
             r.kind > op.kind and r.start <= op.end and op.start <= r.end for r in own.ranges
         )
         try:
-            with trio.CancelScope(shield=weakens):
-                await lane.answer(lane.enqueue(op), deadline=deadline)
+            expiries = -1
+            while expiries != self._expiries[shard]:
+                # an answer that crossed the session's end may be of a lock that went with it
+                expiries = self._expiries[shard]
+                with trio.CancelScope(shield=weakens):
+                    await lane.answer(lane.enqueue(op), deadline=deadline)
         except FsError as error:
             if wait and error.errno == errno.EAGAIN:
                 return False
@@ -168,12 +179,15 @@ class Locking(Contents):
             # it may take effect yet: what follows it in the lane makes that undone
             for undo in _restoring(op, own.ranges):
                 lane.enqueue(undo)
+            own.unsure = True
             raise
         own.ranges = set_range(own.ranges, op.start, op.end, op.kind, op.pid)
         return True
 
     async def _take_in_turn(self, op: Lock, own: Owned) -> None:
         client = self.client
+        if self._waiters >= client.limits.lock_waiters:
+            raise FsError(errno.ENOLCK, f"{self._waiters} locks are waited for already")
         shard = shard_of(Ino(op.ino))
         ticket, began = next(self._tickets), trio.current_time()
 
@@ -185,6 +199,7 @@ class Locking(Contents):
             )  # fmt: skip
 
         taken = False
+        self._waiters += 1
         try:
             while not taken:
                 if op.flock and own.ranges:
@@ -195,6 +210,7 @@ class Locking(Contents):
                 )
                 taken = reply.granted and await self._take(op, own, wait=True)
         finally:
+            self._waiters -= 1
             if not taken:
                 assert client.nursery is not None
                 client.nursery.start_soon(self._leave, request(leave=True))
@@ -218,7 +234,7 @@ class Locking(Contents):
         if start < 0 or end < start:
             raise FsError(errno.EINVAL)
         left = set_range(own.ranges, start, end, _NONE, 0)
-        if left == own.ranges and not own.busy:
+        if left == own.ranges and not own.busy and not own.unsure:
             self._tidy(ino, key, own)
             return
         client = self.client
@@ -238,6 +254,7 @@ class Locking(Contents):
                 raise waiting.error
             if waiting.result is not None and waiting.result.error is not None:
                 raise from_wire(waiting.result.error)
+            own.unsure = own.unsure and (start, end) != (0, OFFSET_MAX)
         finally:
             own.busy -= 1
             self._tidy(ino, key, own)
@@ -256,12 +273,12 @@ class Locking(Contents):
         for key, own in self._owned.get(ino, {}).items():
             named = bool(own.fhs)
             own.fhs = {fh for fh in own.fhs if fh in self._handles}
-            if own.ranges and not own.fhs and (named or not is_open):
+            if (own.ranges or own.unsure) and not own.fhs and (named or not is_open):
                 left.append(key)
         return left
 
     def _tidy(self, ino: int, key: Owner, own: Owned) -> None:
-        if own.ranges or own.busy:
+        if own.ranges or own.busy or own.unsure:
             return
         owned = self._owned.get(ino)
         if owned is not None and owned.get(key) is own:
@@ -271,6 +288,7 @@ class Locking(Contents):
 
     def _locks_lost(self, shard: int) -> None:
         """Take in that the session's locks in a shard are gone."""
+        self._expiries[shard] += 1
         for ino, owned in self._owned.items():
             if shard_of(Ino(ino)) != shard or not any(own.ranges for own in owned.values()):
                 continue

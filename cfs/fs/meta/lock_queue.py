@@ -98,6 +98,7 @@ class LockQueue:
         self._queues: dict[int, list[Waiter]] = {}
         self._by_owner: dict[Key, list[Waiter]] = {}
         self._count = 0
+        self._sweep_at = 0.0
 
     # --- waiting
 
@@ -125,7 +126,8 @@ class LockQueue:
         while True:
             if not self._group.is_leader or self._group.term != self._term:
                 raise NotLeader("the shard changed hands", leader=self._group.leader)
-            self.sweep(waiter.ino)
+            if trio.current_time() >= self._sweep_at:
+                self.sweep()
             holders = list(self._holders(waiter))
             if not holders and not self._is_behind(waiter):
                 return True
@@ -185,18 +187,17 @@ class LockQueue:
     def changed(self, ino: int | None = None) -> None:
         """Tell those whose turn has come, on one file or on all."""
         for one in list(self._queues) if ino is None else (ino,):
-            self.sweep(one)
             for waiter in self._queues.get(one, ()):
-                if waiter.asking and next(self._holders(waiter), None) is None:
+                if waiter.asking and not self._is_held(waiter) and not self._is_behind(waiter):
                     waiter.event.set()
 
-    def sweep(self, ino: int | None = None) -> None:
+    def sweep(self) -> None:
         """Drop the places that have lapsed."""
         now = trio.current_time()
-        for one in list(self._queues) if ino is None else (ino,):
-            for waiter in list(self._queues.get(one, ())):
-                if waiter.lapsed(now):
-                    self._remove(waiter)
+        self._sweep_at = now + LOOK_S / 2
+        lapsed = [w for queue in self._queues.values() for w in queue if w.lapsed(now)]
+        for waiter in lapsed:
+            self._remove(waiter)
 
     # --- circles through several shards
 
@@ -262,11 +263,15 @@ class LockQueue:
             waiter.kind, flock=waiter.flock,
         )  # fmt: skip
 
+    def _is_held(self, waiter: Waiter) -> bool:
+        return next(self._holders(waiter), None) is not None
+
     def _earlier(self, waiter: Waiter) -> Iterator[Waiter]:
+        now = trio.current_time()
         for other in self._queues.get(waiter.ino, ()):
             if other is waiter:
                 return
-            if other.key != waiter.key and other.conflicts(waiter):
+            if other.key != waiter.key and other.conflicts(waiter) and not other.lapsed(now):
                 yield other
 
     def _is_behind(self, waiter: Waiter) -> bool:
@@ -274,16 +279,18 @@ class LockQueue:
 
     def _overtakes(self, session: int, op: Lock) -> bool:
         """Tell whether somebody goes first: a longer waiter; before a try, one whose turn it is."""
-        self.sweep(op.ino)
+        now = trio.current_time()
         key = (session, op.flock, op.owner)
         for waiter in self._queues.get(op.ino, ()):
             if waiter.key == key:
                 if (waiter.start, waiter.end, waiter.kind) == (op.start, op.end, op.kind):
                     return False
                 continue
-            if not waiter.conflicts(op) or self._leads(waiter.key, key, queued=True):
+            if waiter.lapsed(now) or not waiter.conflicts(op):
                 continue
-            if op.waits or next(self._holders(waiter), None) is None:
+            if self._leads(waiter.key, key, queued=True):
+                continue
+            if op.waits or not self._is_held(waiter):
                 return True
         return False
 

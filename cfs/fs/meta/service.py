@@ -17,7 +17,7 @@ from cfs.core.api import meta
 from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
-from cfs.core.errors import Retryable, Unavailable
+from cfs.core.errors import Malformed, Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
 from cfs.fs.meta import lock_graph, participant
@@ -169,6 +169,9 @@ class MetaService:
     def _layout(self, context: Context, request: meta.Layout, _payload: Any) -> Any:
         led = self.led(request.shard)
         session = _session(led, request.session, context)
+
+        if request.offset < 0 or request.length < 0:
+            raise Malformed("a layout begins at an offset and has a length, none below zero")
 
         def now() -> meta.LayoutReply:
             led.check_pinnable(request.ino, request.lease)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from cfs.core.api.meta import ExtentKind, Unlink
+from cfs.core.api.meta import CopyRange, ExtentKind, Lock, MakeOrphan, Unlink
 from cfs.core.errors import Corrupt, Malformed
 from cfs.core.meta import commands, intents, keys, pages, records
 from cfs.core.meta.extents import hole
 from tests.model.shard_world import chunk, inline
 
 SEGMENT = bytes(range(16))
+
+
+def batch(op: commands.ClientOp) -> bytes:
+    """Encode an entry with one operation."""
+    ops = commands.ClientOps(session=1, first_seq=2, acked=1, ops=(op,))
+    return commands.encode_batch(commands.Batch(5, (ops,)))
+
 
 KEYS = {
     "inode": (keys.inode(258), "690000000000000102"),
@@ -28,6 +35,14 @@ KEYS = {
     "answer": (keys.answer(7, 8), "6100000000000000070000000000000008"),
     "lease": (keys.lease(4), "770000000000000004"),
     "lease_of": (keys.lease_of(7, 4), "5700000000000000070000000000000004"),
+    "file_lock": (
+        keys.file_lock(4, 7, 9, flock=True),
+        "6b00000000000000040100000000000000070000000000000009",
+    ),
+    "file_lock_of": (
+        keys.file_lock_of(7, 4, 9, flock=False),
+        "4b00000000000000070000000000000004000000000000000009",
+    ),
     "orphan": (keys.orphan(4), "6f0000000000000004"),
     "doomed": (keys.doomed(4), "750000000000000004"),
     "intent": (keys.intent(b"tx"), "747478"),
@@ -62,6 +77,10 @@ RECORDS = {
         "010000000095a16ec3010203",
     ),
     "lock": (records.LOCK.encode(records.Lock(b"t", 1), 0), "010000000093c4017401c2"),
+    "ranges": (
+        records.RANGES.encode(records.Ranges((records.Range(1, 5, 0, 77),)), 0),
+        "01000000009191940105004d",
+    ),
     "pins": (
         records.PINS.encode(records.Pins((records.Pin(b"t", 1, True),)), 0),
         "0100000000919193c4017401c3",
@@ -83,6 +102,18 @@ RECORDS = {
             )
         ),
         "92059197a36f70730102019195a6756e6c696e6b01c4016e000093000090c2",
+    ),
+    "lock batch": (
+        batch(Lock(ino=4, owner=9, kind=1, start=2, end=3, pid=7)),
+        "92059196a36f7073010201919aa46c6f636b040901020307c2c2c293000090",
+    ),
+    "copy batch": (
+        batch(CopyRange(ino=4, to=5, source=6, start=7, length=8)),
+        "92059196a36f70730102019197a4636f70790405060708c093000090",
+    ),
+    "orphan batch": (
+        batch(MakeOrphan(parent=1, mode=0o100600, uid=2, gid=3)),
+        "92059196a36f70730102019197a66f727068616e01cd8180020300c393000090",
     ),
 }  # fmt: skip
 

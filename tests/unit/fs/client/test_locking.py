@@ -282,6 +282,72 @@ def test_a_dead_client_loses_its_locks_when_somebody_wants_them_and_hears_of_it(
     run(scenario)
 
 
+def test_a_lock_that_was_lost_before_its_answer_came_is_not_believed() -> None:
+    async def scenario(world: World) -> None:
+        a, b, ino, _, _ = await two(world)
+        said: list[str] = []
+
+        def lose_one() -> trio.Event:
+            """Lose the reply to the next mutation; give what tells of it."""
+            lost = trio.Event()
+
+            def is_it(method: str, _request: object) -> bool:
+                if method == "meta.mutate":
+                    lost.set()
+                return lost.is_set()
+
+            world.lose.append(is_it)
+            return lost
+
+        async def lock(*, wait: bool) -> None:
+            try:
+                await a.setlk(ino, 1, 0, 9, WRITE, 1, wait=wait)
+            except FsError as error:
+                said.append(errno.errorcode[error.errno])
+            else:
+                said.append("taken")
+
+        lost = lose_one()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: lock(wait=False))
+            await lost.wait()
+            world.cut.add("a")
+            await b.setlk(ino, 2, 0, 9, WRITE, 1, wait=True)
+            world.cut.clear()
+        assert said == ["EAGAIN"]
+        await b.setlk(ino, 2, 0, 9, NONE, 1, wait=False)
+        lost = lose_one()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: lock(wait=True))
+            await lost.wait()
+            world.cut.add("a")
+            await b.setlk(ino, 2, 0, 9, WRITE, 1, wait=True)
+            world.cut.clear()
+            await trio.sleep(10)
+            assert said == ["EAGAIN"]
+            await b.setlk(ino, 2, 0, 9, NONE, 1, wait=False)
+        assert said == ["EAGAIN", "taken"]
+        assert held(world, ino) == [(1, 0, 9, WRITE)]
+
+    run(scenario)
+
+
+def test_waiting_is_bounded_for_a_client() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a", lock_waiters=2)
+        _, attr = await a.create_file(1, b"f", 0o644, os.O_RDWR)
+        await a.setlk(attr.ino, 1, 0, 9, WRITE, 1, wait=False)
+        async with trio.open_nursery() as nursery:
+            for owner in (2, 3):
+                nursery.start_soon(lambda o=owner: a.setlk(attr.ino, o, 0, 9, READ, 1, wait=True))
+            await trio.sleep(0.1)
+            await refused(errno.ENOLCK, a.setlk(attr.ino, 4, 0, 9, READ, 1, wait=True))
+            await a.setlk(attr.ino, 1, 0, 9, NONE, 1, wait=False)
+        await a.setlk(attr.ino, 4, 0, 9, READ, 1, wait=True)
+
+    run(scenario, 1)
+
+
 def test_a_dead_waiter_holds_nobody_up_for_long() -> None:
     async def scenario(world: World) -> None:
         a, b, ino, _, _ = await two(world)

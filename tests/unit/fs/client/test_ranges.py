@@ -87,8 +87,9 @@ def test_seeking_finds_data_and_holes_unwritten_ones_too() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("troubled", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_ranges_behave_as_byte_arrays_on_two_clients(seed: int) -> None:
+def test_ranges_behave_as_byte_arrays_on_two_clients(seed: int, *, troubled: bool) -> None:
     async def scenario(world: World) -> None:
         rng = random.Random(seed)
         clients = [await world.client(n, inline=64, layout=300) for n in ("a", "b")]
@@ -103,6 +104,10 @@ def test_ranges_behave_as_byte_arrays_on_two_clients(seed: int) -> None:
         for _ in range(150):
             n, ino = rng.randrange(2), rng.choice(list(want))
             files, fh, model = clients[n], handles[n, ino], want[ino]
+            if troubled and rng.random() < 0.3:
+                world.lose.append(lambda method, _: method in {"meta.mutate", "meta.layout"})
+            if troubled and rng.random() < 0.05:
+                world.lead(rng.choice([1, 2]))
             at, length = rng.randrange(900), rng.choice([1, 40, 100, 400])
             match rng.randrange(7):
                 case 0 | 1:
