@@ -90,7 +90,6 @@ class Names:
         """Give attributes as this client sees them. Raises ENOENT."""
         client = self.client
         attr = client.cache.attr(ino)
-        file = client.writeback.files.get(ino)
         while attr is None:
             shard = shard_of(Ino(ino))
             lease = 0 if ino in client.recalling else int(Lease.READ)
@@ -100,12 +99,14 @@ class Names:
                     shard, "meta.getattr", request, deadline=client.deadline()
                 )
                 self.learn(reply.attr, reply.lease, token)
-            if file is None or reply.attr.version >= file.version:
-                attr = reply.attr  # else it crossed an own commit: ask again
+            if not self.outdated(reply.attr):
+                attr = reply.attr  # else it crossed an own change: ask again
         return self.view(attr)
 
     def outdated(self, attr: Attr) -> bool:
-        """Tell whether a reply's attributes are of before an own commit that was answered."""
+        """Tell whether a reply's attributes are of before an own change, answered or in line."""
+        if attr.ino in self.client.queue.pending:
+            return True
         file = self.client.writeback.files.get(attr.ino)
         return file is not None and attr.version < file.version
 

@@ -179,11 +179,9 @@ class Recalls:
         except (Unavailable, DeadlineExceeded):
             return False
         for ino in inos:
-            self._table.drop(entry, ino, Lease.READ & ~keep)
+            self._table.drop(entry, ino, Lease.READ)  # given back too, whatever might have stayed
         state = self._group.state
         written = tuple(i for i in inos if read.write_lease(state, i) == entry.session)
         if written:
             await self._propose(commands.DropLeases(session=entry.session, inos=written))
-            for ino in written:
-                self._table.grant(entry, ino, keep & Lease.READ)
         return True

@@ -235,7 +235,7 @@ def names_needed(ops: list[Op], synced: list[int]) -> int:
 
 def _concerned(model: Model, op: Op) -> list[Inode]:
     paths = [op.path] if op.kind in ENTRIES | ATTRIBUTES else []
-    if op.kind in ENTRIES:
+    if op.kind in ENTRIES - {"link"}:
         paths.append(op.path[:-1])
     if op.kind in {"rename", "link"}:
         paths += [op.other, op.other[:-1]]
