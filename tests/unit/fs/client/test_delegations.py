@@ -234,6 +234,8 @@ def names_needed(ops: list[Op], synced: list[int]) -> int:
 
 
 def _concerned(model: Model, op: Op) -> list[Inode]:
+    if op.kind == "rename" and _same(model, op.path, op.other):
+        return []  # nothing happens
     paths = [op.path] if op.kind in ENTRIES | ATTRIBUTES else []
     if op.kind in ENTRIES - {"link"}:
         paths.append(op.path[:-1])
@@ -244,6 +246,13 @@ def _concerned(model: Model, op: Op) -> list[Inode]:
         with contextlib.suppress(FsError):
             found.append(model.find(path))
     return found
+
+
+def _same(model: Model, one: tuple[bytes, ...], other: tuple[bytes, ...]) -> bool:
+    try:
+        return model.find(one) is model.find(other)
+    except FsError:
+        return False
 
 
 def bytes_fit(ops: list[Op], prefix: int, synced: list[int], data: dict[Any, bytes]) -> bool:
