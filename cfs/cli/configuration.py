@@ -66,7 +66,7 @@ class ClientSection:
     """Plain chunks kept for reading."""
     flush_s: float = 1.0
     """Dirty data is stored after this time at the latest."""
-    binding: str = "pyfuse3"
+    binding: str = "kernel"
     """How to speak with the kernel: `kernel` (its own protocol) or `pyfuse3`."""
 
 

@@ -155,10 +155,10 @@ def test_deleted_trees_give_their_space_back_while_others_write(cluster, tree):
             seconds=full(60, 40) * LENIENT,
             what=lambda: f"space is given back; {allocated(cluster)} bytes are left",
         )
+        until(lambda: len(written) == 50, seconds=60, what="the writer has written every file")
     finally:
         done.set()
         writer.join(60)
-    assert len(written) == 50
     remount(cluster)
     for path, content in written.items():
         assert path.read_bytes() == content

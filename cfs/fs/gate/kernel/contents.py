@@ -11,7 +11,12 @@ from __future__ import annotations
 import errno
 import os
 
+import trio
+
 from cfs.core.errors import FsError
+from cfs.fs.client.files import Files
+from cfs.fs.gate.fuse_inodes import Inodes
+from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.directories import Directories
 from cfs.fs.gate.kernel.flags import (
@@ -29,6 +34,10 @@ _DIRECT = int(Fopen.DIRECT_IO | Fopen.PARALLEL_DIRECT_WRITES)
 
 class Contents(Directories):
     """Handlers of open files."""
+
+    def __init__(self, files: Files, inodes: Inodes, invalidator: Invalidator) -> None:
+        super().__init__(files, inodes, invalidator)
+        self.releasing: dict[int, list[trio.Event]] = {}
 
     def _opened(self, fh: int, ino: int, flags: int) -> bytes:
         said = 0
@@ -124,9 +133,27 @@ class Contents(Directories):
         return self._done(self.files.flush(fh, owner))
 
     def release(self, request: Request) -> Answer:
-        """RELEASE: the last descriptor is closed."""
-        fh = request.fields[0]
-        return DONE if self.files.try_release(fh) else self._done(self.files.release(fh))
+        """RELEASE: the last descriptor is closed, which nobody waits for."""
+        fh, ino = request.fields[0], request.node
+        if self.files.try_release(fh):
+            return DONE
+        self.releasing.setdefault(ino, []).append(trio.Event())
+        return self._release(ino, fh, self.releasing[ino][-1])
+
+    async def _release(self, ino: int, fh: int, done: trio.Event) -> bytes:
+        try:
+            await self.files.release(fh)
+        finally:
+            done.set()
+            self.releasing[ino].remove(done)
+            if not self.releasing[ino]:
+                del self.releasing[ino]
+        return DONE
+
+    async def released(self, ino: int) -> None:
+        """Return when what was closed of a file before this call has given its locks up."""
+        for done in list(self.releasing.get(ino, ())):
+            await done.wait()
 
     def fsync(self, request: Request) -> Answer:
         """FSYNC."""

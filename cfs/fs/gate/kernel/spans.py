@@ -16,7 +16,7 @@ from cfs.fs.gate.kernel.contents import Contents
 from cfs.fs.gate.kernel.flags import LOCK_FLOCK
 from cfs.fs.gate.kernel.message import Request
 from cfs.fs.gate.kernel.opcodes import Opcode
-from cfs.fs.gate.kernel.replies import Answer
+from cfs.fs.gate.kernel.replies import DONE, Answer
 
 F_UNLCK = 2
 COPY_BYTES_MAX = 1 << 31
@@ -42,13 +42,16 @@ class Spans(Contents):
     def setlk(self, request: Request) -> Answer:
         """SETLK, SETLKW: take, change or give up a lock; the second waits for it."""
         fh, owner, start, end, kind, pid, flags, _ = request.fields
-        setlk = self.offered("setlk")
-        return self._done(
-            setlk(
-                request.node, owner, start, end, kind, pid,
-                wait=request.opcode == Opcode.SETLKW, flock=bool(flags & LOCK_FLOCK), fh=fh,
-            )
+        setting = self.offered("setlk")(
+            request.node, owner, start, end, kind, pid,
+            wait=request.opcode == Opcode.SETLKW, flock=bool(flags & LOCK_FLOCK), fh=fh,
         )  # fmt: skip
+        return self._setlk(request.node, setting)
+
+    async def _setlk(self, ino: int, setting: Awaitable[None]) -> bytes:
+        await self.released(ino)  # a lock may be had as soon as close(2) of its holder returns
+        await setting
+        return DONE
 
     def fallocate(self, request: Request) -> Answer:
         """FALLOCATE."""
