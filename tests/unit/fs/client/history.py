@@ -13,6 +13,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 from cfs.core.api.meta import Attr, ExtentKind
 from cfs.core.errors import FsError
 from cfs.core.meta import read
@@ -253,13 +255,10 @@ def content(op: Op) -> bytes:
     return bytes([1 + op.number % 255]) * (1 + op.number % 97)
 
 
-async def perform(files: Files, op: Op, handles: dict[int, int] | None = None) -> Any:
+async def perform(files: Files, op: Op) -> Any:
     """Carry out an operation through a client. Raises FsError."""
-    del handles
     path = b"/" + b"/".join(op.path)
     if op.kind == "pause":
-        import trio
-
         await trio.sleep((op.number % 100) / 100)
         return None
     if op.kind in {"write", "append", "fsync", "read"}:
@@ -291,7 +290,8 @@ async def perform(files: Files, op: Op, handles: dict[int, int] | None = None) -
             await files.fsyncdir(handle)
             await files.releasedir(handle)
         case "list":
-            return sorted(e.name for e in await files.list_directory(b"/" + b"/".join(op.path[:-1])))
+            listed = await files.list_directory(b"/" + b"/".join(op.path[:-1]))
+            return sorted(e.name for e in listed)
     return None
 
 
