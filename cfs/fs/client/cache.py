@@ -78,6 +78,7 @@ class Cache:
         self._evicted = evicted
         self._pending = pending
         """Inodes whose attributes here are newer than any reply's."""
+        self._put_offs: dict[int, Attr] = {}
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._entries = 0
 
@@ -151,7 +152,9 @@ class Cache:
             return None
         if not node.modes & _DATA:
             return None
-        if node.attr is None or (attr.version >= node.attr.version and ino not in self._pending):
+        if ino in self._pending and node.attr is not None:
+            self._put_off(attr)
+        elif node.attr is None or attr.version >= node.attr.version:
             node.attr = attr
         return node
 
@@ -162,10 +165,29 @@ class Cache:
         reasserted meanwhile), what was known before it is forgotten.
         """
         node = self._nodes.get(attr.ino)
-        if node is None or attr.ino in self._pending:
+        if node is None:
+            return
+        if attr.ino in self._pending:
+            self._put_off(attr)
             return
         if self.learn_attr(attr, 0, token) is None:
             node.attr = None
+
+    def _put_off(self, attr: Attr) -> None:
+        """Keep a reply for when nothing is in line any more: then the newest of all counts."""
+        other = self._put_offs.get(attr.ino)
+        if other is None or attr.version > other.version:
+            self._put_offs[attr.ino] = attr
+
+    def settle_attr(self, node: Node, attr: Attr) -> Attr:
+        """Take in the answer to the last operation in line for an inode; give what counts."""
+        other = self._put_offs.pop(attr.ino, None)
+        node.attr = attr if other is None or other.version < attr.version else other
+        return node.attr
+
+    def drop_put_off(self, ino: int) -> None:
+        """Forget replies that were put off."""
+        self._put_offs.pop(ino, None)
 
     def change_name(self, parent: int, name: Name, token: int) -> None:
         """Take in what an own mutation made of a name; see `learn_change`."""

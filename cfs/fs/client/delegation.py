@@ -157,6 +157,8 @@ class Delegations:
                     await self._acquire(node, deadline)
                 if self.mine(ino) is not None and not node.complete:
                     await self._list(node, deadline)
+                if self.mine(ino) is not None and node.xattr_names is None:
+                    await self._know_xattrs(node, deadline)
             except CfsError as error:
                 _LOG.debug("delegation_not_taken", ino=ino, error=str(error))
         self._taking.pop(ino, None)
@@ -197,6 +199,16 @@ class Delegations:
                     self._cache.complete(ino, token)
                     return
                 cookie = reply.entries[-1].cookie
+
+    async def _know_xattrs(self, node: Node, deadline: float) -> None:
+        """Learn the names of extended attributes: one of them spreads new directories."""
+        with self._writeback.request() as token:
+            request = meta.ListXattr(shard=node.shard, session=self._session.id, ino=node.ino)
+            reply: meta.XattrReply = await self._session.read(
+                node.shard, "meta.listxattr", request, deadline=deadline
+            )
+            if self._fences.passes(token, node.ino) and self._cache.leased(node):
+                node.xattr_names = frozenset(reply.names)
 
     async def own(self, parent: int, there: Name, deadline: float) -> None:
         """Take the WRITE lease on an entry of a delegated directory, and on those that follow it.
@@ -294,8 +306,9 @@ class Delegations:
         node = self._cache.node(ino)
         node.pins -= 1
         if not node.modes:
+            self._cache.drop_put_off(ino)
             return
-        node.attr = attr
+        attr = self._cache.settle_attr(node, attr)
         file = self._writeback.files.get(ino)
         if file is not None:
             file.changed(attr)
@@ -310,6 +323,7 @@ class Delegations:
         """See `Keeper.lost`."""
         node = self._cache.node(ino)
         node.pins -= held
+        self._cache.drop_put_off(ino)
         file = self._writeback.files.get(ino)
         if file is not None:
             file.fail(error)

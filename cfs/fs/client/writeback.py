@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Extent, Lease
+from cfs.core.api.meta import Extent, ExtentKind, Lease
 from cfs.core.errors import (
     CfsError,
     Condemned,
@@ -184,7 +184,9 @@ class Writeback(Ownership):
             )
             with self.request() as token:
                 lane = await self._session.data_lane(file.node.shard, deadline)
-                waiting = lane.enqueue(commit)
+                # with the operations in line for a file just made: one entry of the log for all
+                inline = all(e.kind is ExtentKind.INLINE for e in new)
+                waiting = lane.enqueue(commit, chained=inline and file.ino in self._pending)
                 file.in_line = True
                 if follow is not None and file.size <= self._limits.inline:
                     follow.begin(lane)

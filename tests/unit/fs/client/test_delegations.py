@@ -469,3 +469,53 @@ def test_a_lease_taken_with_others_is_written_under() -> None:
             assert await a.read_file(f"/d/{i}") == b"0123456789!"
 
     run(scenario)
+
+
+def test_a_reply_put_off_while_operations_are_in_line_still_counts() -> None:
+    """An unlink sent synchronously and a chmod in line pass each other on two lanes."""
+
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        f = (await a.mknod(1, b"f", 0o644)).ino
+        await a.link(f, d, b"g")
+        await a.sync()
+        client = a.client
+        for slow in ("Unlink", "SetAttr"):
+            client.delegations.recalled(1)
+            if slow == "SetAttr":
+                await a.link(f, d, b"g")
+                await a.sync()
+            node = client.cache.node(1)
+            node.complete = False  # so that the unlink goes the synchronous way
+            await a.open(f, os.O_RDONLY)
+            world.reply_delay = lambda method, r, slow=slow: (
+                0.3 if method == "meta.mutate" and type(r.ops[0]).__name__ == slow else 0.0
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(a.unlink, d, b"g")
+                await trio.sleep(0.01)
+                await a.setattr(f, mode=0o600)
+            await a.sync()
+            world.reply_delay = None
+            assert (await a.getattr(f)) == read.attr(world.shared.state, f)
+
+    run(scenario)
+
+
+def test_a_new_file_is_synced_by_one_entry() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await a.mknod(d, b"first", 0o644)
+        await a.sync()
+        before = world.calls("meta.mutate")
+        fh, _ = await a.create_file(d, b"f", 0o644, os.O_RDWR)
+        await a.write(fh, 0, b"data")
+        await a.fsync(fh)
+        assert world.calls("meta.mutate") == before + 1
+        assert (await a.getattr(d)) == read.attr(world.shared.state, d)
+
+    run(scenario)
