@@ -472,34 +472,34 @@ def test_a_lease_taken_with_others_is_written_under() -> None:
 
 
 def test_a_reply_put_off_while_operations_are_in_line_still_counts() -> None:
-    """An unlink sent synchronously and a chmod in line pass each other on two lanes."""
+    """A chmod in line passes an unlink that waits for a recall; its answer comes last."""
 
     async def scenario(world: World) -> None:
-        a = await world.client("a")
+        a, b = await world.client("a"), await world.client("b")
         await a.getattr(1)
         d = (await a.mkdir(1, b"d", 0o755)).ino
         f = (await a.mknod(1, b"f", 0o644)).ino
         await a.link(f, d, b"g")
         await a.sync()
-        client = a.client
-        for slow in ("Unlink", "SetAttr"):
-            client.delegations.recalled(1)
-            if slow == "SetAttr":
-                await a.link(f, d, b"g")
-                await a.sync()
-            node = client.cache.node(1)
-            node.complete = False  # so that the unlink goes the synchronous way
-            await a.open(f, os.O_RDONLY)
-            world.reply_delay = lambda method, r, slow=slow: (
-                0.3 if method == "meta.mutate" and type(r.ops[0]).__name__ == slow else 0.0
-            )
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(a.unlink, d, b"g")
-                await trio.sleep(0.01)
-                await a.setattr(f, mode=0o600)
-            await a.sync()
-            world.reply_delay = None
-            assert (await a.getattr(f)) == read.attr(world.shared.state, f)
+        await b.getattr(d)  # a's delegation is gone, b reads
+        await a.setattr(f, mode=0o640)
+        await a.sync()
+        world.hold_recall = hold = trio.Event()
+        world.reply_delay = lambda method, r: (
+            0.3 if method == "meta.mutate" and type(r.ops[0]).__name__ == "SetAttr" else 0.0
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.unlink, d, b"g")
+            await trio.sleep(0.05)
+            await a.setattr(f, mode=0o600)
+            await trio.sleep(0.05)
+            world.hold_recall = None
+            hold.set()
+        assert f in a.client.queue.pending
+        await a.sync()
+        there = read.attr(world.shared.state, f)
+        assert (there.nlink, there.mode & 0o777) == (1, 0o600)
+        assert await a.getattr(f) == there
 
     run(scenario)
 
