@@ -13,6 +13,7 @@ dirty) are never pushed out.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Container
 from operator import attrgetter
@@ -56,7 +57,7 @@ class Node:
         self.attr: Attr | None = None
         self.modes = 0
         self.epoch = 0
-        """Rises whenever what was learnt is dropped: the same value means one continuous lease."""
+        """New whenever what was learnt is dropped: the same value means one continuous lease."""
         self.pins = 0
         self.entries: dict[bytes, Name] = {}
         self.complete = False
@@ -81,6 +82,7 @@ class Cache:
         self._put_offs: dict[int, Attr] = {}
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._entries = 0
+        self._epochs = itertools.count(1)
 
     # --- asking
 
@@ -91,6 +93,7 @@ class Cache:
             if len(self._nodes) >= self._limits.nodes:
                 self._shrink()  # before: the new one must not go
             node = self._nodes[ino] = Node(ino)
+            node.epoch = next(self._epochs)  # not that of a node pushed out before
         return node
 
     def peek(self, ino: int) -> Node | None:
@@ -315,7 +318,7 @@ class Cache:
         node.xattr_names = None
         node.xattrs = {}
         node.modes = 0
-        node.epoch += 1
+        node.epoch = next(self._epochs)
 
     def _shrink(self) -> None:
         """Push out the least recently used; an eighth at once, so that it is rare."""

@@ -281,3 +281,22 @@ def test_writers_wait_for_room() -> None:
         assert a.client.buffer.used == 0
 
     run(scenario)
+
+
+def test_a_lease_taken_anew_is_not_the_one_that_was_pushed_out() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a", nodes=8), await world.client("b")
+        d = await b.mkdir(1, b"d", 0o755)
+        for i in range(40):
+            await b.mknod(d.ino, b"%02d" % i, 0o644)
+        handle = await a.opendir(d.ino)
+        await a.readdir(handle, 0, 1)
+        before = a.lease_epoch(d.ino)
+        assert before is not None
+        for i in range(40):  # pushes the directory out, which gives its lease back
+            await a.getattr((await b.lookup(d.ino, b"%02d" % i)).ino)
+        assert a.lease_epoch(d.ino) is None
+        await a.readdir(handle, 0, 1)
+        assert a.lease_epoch(d.ino) not in {before, None}
+
+    run(scenario)
