@@ -265,7 +265,9 @@ class Ahead(Ground):
         attributes.check(attr, op)
         file = self._writeback.files.get(op.ino)
         if op.size is None:
-            if not self._in_line(op.ino):
+            # mode and times of a large file need not wait for its upload: what is not committed
+            # yet carries the time that is set here
+            if not self._in_line(op.ino) and (file is None or self._writeback.small(file)):
                 return None
         elif file is None or not self._may_resize(file, attr, op.size):
             return None

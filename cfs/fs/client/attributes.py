@@ -1,8 +1,9 @@
 """The operations on attributes, extended ones too, and the figures of the whole file system.
 
-`setattr` commits a file's dirty bytes first, so no later size, mode or time survives without them;
-a size is set under the WRITE lease, in order with the file's commits. Extended attributes are
-cached under the inode's lease: their names all together, small values one by one.
+`setattr` is carried out ahead of the shard where that is allowed (`ahead`). Elsewhere it commits a
+file's dirty bytes first, so no later size, mode or time survives without them; a size is set under
+the WRITE lease, in order with the file's commits. Extended attributes are cached under the inode's
+lease: their names all together, small values one by one.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class Writeback(Ownership):
         avoid: tuple[bytes, ...],
         follow: Follow | None,
     ) -> None:
-        taken, size, mtime_ns = self._take(file)
+        taken, size, _ = self._take(file)
         try:
             new = await self._upload(file, taken, synced=synced, avoid=avoid, more=hold_tail)
             held_back = hold_tail and self._hold_back(file, taken, new)
@@ -180,7 +180,7 @@ class Writeback(Ownership):
                 ino=file.ino,
                 extents=tuple(new),
                 size=None if held_back else size,
-                mtime_ns=mtime_ns,
+                mtime_ns=file.mtime_ns,  # of now: it may have been set since
             )
             with self.request() as token:
                 lane = await self._session.data_lane(file.node.shard, deadline)
@@ -239,6 +239,10 @@ class Writeback(Ownership):
             self._fences.end(token)
             file.flush_lock.release()
             self.settle(file)
+
+    def small(self, file: File) -> bool:
+        """Tell whether a file travels in the metadata entry."""
+        return file.size <= self._limits.inline
 
     def _take(self, file: File) -> tuple[Dirty, int, int]:
         taken = file.flushing = file.dirty

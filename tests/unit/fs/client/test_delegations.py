@@ -519,3 +519,39 @@ def test_a_new_file_is_synced_by_one_entry() -> None:
         assert (await a.getattr(d)) == read.attr(world.shared.state, d)
 
     run(scenario)
+
+
+def test_times_of_a_large_file_outlive_its_upload() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a")
+        await a.getattr(1)
+        d = (await a.mkdir(1, b"d", 0o755)).ino
+        await a.mknod(d, b"first", 0o644)
+        for pause in (0.0, 0.7):  # before the upload, and while it is under way
+            fh, attr = await a.create_file(d, b"f%d" % (pause * 10), 0o644, os.O_RDWR)
+            await a.write(fh, 0, b"x" * 100_000)
+            if pause:
+                nap = trio.Event()
+                write = world.data.write
+
+                async def held(
+                    *args: Any, nap: trio.Event = nap, write: Any = write, **more: Any
+                ) -> Any:
+                    await nap.wait()
+                    return await write(*args, **more)
+
+                world.data.write = held  # type: ignore[method-assign]
+                await trio.sleep(pause)
+            calls = world.calls("meta.mutate")
+            await a.setattr(attr.ino, mtime_ns=10**18, mode=0o640)
+            assert world.calls("meta.mutate") == calls
+            if pause:
+                nap.set()
+            assert (await a.getattr(attr.ino)).mtime_ns == 10**18
+            await a.fsync(fh)
+            await a.sync()
+            there = read.attr(world.shared.state, attr.ino)
+            assert (there.mtime_ns, there.size, there.mode & 0o777) == (10**18, 100_000, 0o640)
+            assert await a.getattr(attr.ino) == there
+
+    run(scenario)
