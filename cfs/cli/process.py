@@ -6,6 +6,8 @@ there only; everything below is handed what it needs.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
@@ -31,6 +33,8 @@ from cfs.net.tls import TlsTransport
 _LOG = structlog.get_logger()
 
 VERSION = version("cfs")
+MALLOC_OPTIONS = ((-3, 1 << 30), (-1, 192 << 20), (-8, 2))
+"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of mallopt(3)."""
 
 
 class Process:
@@ -101,6 +105,19 @@ def configuration_of(directory: Path) -> Configuration:
     return load(directory / FILE_NAME)
 
 
+def keep_memory() -> None:
+    """Have malloc keep freed buffers instead of giving them back and faulting them in again.
+
+    Data passes through buffers of megabytes. Fresh pages cost 0.25 ms/MiB and more on a virtual
+    machine; with this a sequential write took 0.24 instead of 0.43 s of system time for 384 MiB.
+    Two arenas bound what threads hold. Only glibc has `mallopt`; elsewhere nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for option, value in MALLOC_OPTIONS:
+            libc.mallopt(option, value)
+
+
 def run_until_signal(
     directory: Path, main: Callable[[trio.Nursery], Awaitable[None]], *, name: str
 ) -> None:
@@ -111,6 +128,7 @@ def run_until_signal(
     configuration = configuration_of(directory)
     logs.configure(configuration.log, directory)
     processes.claim(directory)
+    keep_memory()
 
     async def supervise() -> None:
         async with trio.open_nursery() as nursery:

@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any
 
-RUN_BYTES_MAX = 16 << 20
-"""A run that long grows no more: growing copies now and then."""
+RUN_BYTES_MAX = 1 << 20
+"""A run that long grows no more: growing a long one copies it again and again. With 16 MiB a
+sequential writer of 1 MiB a call spent 1.2 ms/MiB here, a third of the client's time."""
 RUN_COST = 256
 """Charged for a run beside its bytes."""
 
@@ -124,20 +125,17 @@ class Dirty:
         index += 1
         return index < len(self._starts) and self._starts[index] < offset + length
 
-    def joined(self) -> list[tuple[int, bytearray]]:
-        """Give the runs with those that touch made one."""
-        out: list[tuple[int, bytearray]] = []
-        copied = False
+    def joined(self) -> list[tuple[int, bytes | bytearray]]:
+        """Give the runs with those that touch made one, in one copy."""
+        groups: list[tuple[int, list[bytearray]]] = []
+        end = -1
         for start, run in zip(self._starts, self._runs, strict=True):
-            if out and out[-1][0] + len(out[-1][1]) == start:
-                if not copied:
-                    out[-1] = (out[-1][0], bytearray(out[-1][1]))
-                    copied = True
-                out[-1][1].extend(run)
+            if start == end:
+                groups[-1][1].append(run)
             else:
-                out.append((start, run))
-                copied = False
-        return out
+                groups.append((start, [run]))
+            end = start + len(run)
+        return [(start, runs[0] if len(runs) == 1 else b"".join(runs)) for start, runs in groups]
 
     def tail(self, start: int) -> Dirty:
         """Copy everything from `start` on."""

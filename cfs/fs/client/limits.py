@@ -59,8 +59,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Blocking locks waited for at once: each is a task here and at the leader."""
     layout: int = 64 * MIB
     """Extents asked for in one request cover this much of the file."""
-    readahead_min: int = 1 * MIB
-    readahead_max: int = 8 * MIB
+    readahead_min: int = 4 * MIB
+    readahead_max: int = 16 * MIB
     """Window ahead of a sequential reader."""
     space_age_s: float = 1.0
     """Free space older than this is asked for again."""
