@@ -12,7 +12,8 @@ stream does, though, its tables do not stay in the cache: 384 MiB of the half ra
 written and synced at 130 to 167 MB/s with level 1 and at 198 to 201 with -1, so long streams take
 -1 (`fast`). What is read back does not depend on it, nor does a chunk's name. zstd's own
 look-ahead is the probe for incompressible data: it gives up at 6 GB/s, and a separate probe of
-samples costs half of that on every chunk. A result that saves less than 1/16 is dropped: reading raw bytes is cheaper.
+samples costs half of that on every chunk. A result that saves less than 1/16 is dropped: reading
+raw bytes is cheaper.
 Compressor objects are not for two threads at once: each thread keeps its own.
 """
 
