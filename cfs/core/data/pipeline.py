@@ -40,12 +40,19 @@ class Sealer:
         return digest.chunk_id(self._current, plain)
 
     def seal(
-        self, plain: bytes | bytearray | memoryview, chunk_id: ChunkId | None = None
+        self,
+        plain: bytes | bytearray | memoryview,
+        chunk_id: ChunkId | None = None,
+        *,
+        fast: bool = False,
     ) -> Sealed:
-        """Seal 1 byte to `CHUNK_BYTES_MAX`; `chunk_id` when it is known already."""
+        """Seal 1 byte to `CHUNK_BYTES_MAX`; `chunk_id` when it is known already.
+
+        `fast` compresses less and sooner; either opens the same.
+        """
         assert 0 < len(plain) <= CHUNK_BYTES_MAX
         name = digest.chunk_id(self._current, plain) if chunk_id is None else chunk_id
-        blob = sealing.seal(self._current, name, plain)
+        blob = sealing.seal(self._current, name, plain, fast=fast)
         return Sealed(name, self.current, len(plain), blob)
 
     def open(

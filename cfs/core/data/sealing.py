@@ -35,9 +35,15 @@ _BODY_AT = _HEADER.size + NONCE_BYTES
 OVERHEAD_BYTES = _BODY_AT + TAG_BYTES
 
 
-def seal(keys: Subkeys, chunk_id: bytes, plain: bytes | bytearray | memoryview) -> bytes:
+def seal(
+    keys: Subkeys,
+    chunk_id: bytes,
+    plain: bytes | bytearray | memoryview,
+    *,
+    fast: bool = False,
+) -> bytes:
     """Compress where it pays, encrypt, and frame."""
-    codec, body = compression.compress(plain)
+    codec, body = compression.compress(plain, fast=fast)
     header = _HEADER.pack(VERSION, codec, len(plain))
     nonce = digest.nonce(keys, header, body)
     sealed = AESGCM(digest.chunk_key(keys, chunk_id)).encrypt(nonce, body, header + chunk_id)

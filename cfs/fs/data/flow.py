@@ -40,6 +40,8 @@ _Args = TypeVarTuple("_Args")
 
 _PREPARING_MAX = 2
 """Batches of one write being sealed at once."""
+_STREAM_BYTES = 4 << 20
+"""A write this long is part of a stream: it is compressed the fast way."""
 _HOP_BYTES = 32 << 10
 """Cutting and sealing below this (about 60 us) costs less than handing it to a thread."""
 _PIECE_BYTES_MIN = 1 << 20
@@ -115,11 +117,13 @@ class Flow:
         self._open_held = 0
         self._preparing: deque[_Batch] = deque()
         self._error: CfsError | None = None
+        self._fast = False
         self._nursery: trio.Nursery
 
     async def write(self, sealer: Sealer, runs: Sequence[Run]) -> list[Cut]:
         """Store the runs' chunks durably; give the cuts in order. Raises NoSpace."""
         cuts: list[Cut] = []
+        self._fast = sum(len(run.data) for run in runs) >= _STREAM_BYTES
         source = _Source(runs, self._engine.limits.batch_bytes)
         try:
             async with trio.open_nursery() as self._nursery:
@@ -198,7 +202,7 @@ class Flow:
                 missing.append(cut)
         if missing:
             size = sum(len(cut.plain) for cut in missing)
-            batch.sealed = await self._hop(size, _seal_all, sealer, missing)
+            batch.sealed = await self._hop(size, _seal_all, sealer, missing, self._fast)
         batch.ready.set()
 
     async def _drain(self) -> None:
@@ -324,5 +328,5 @@ def _cut_and_name(sealer: Sealer, pieces: Sequence[_Piece]) -> tuple[list[Cut], 
     return cuts, left
 
 
-def _seal_all(sealer: Sealer, cuts: Sequence[Cut]) -> list[Sealed]:
-    return [sealer.seal(cut.plain, cut.chunk_id) for cut in cuts]
+def _seal_all(sealer: Sealer, cuts: Sequence[Cut], fast: bool) -> list[Sealed]:  # noqa: FBT001
+    return [sealer.seal(cut.plain, cut.chunk_id, fast=fast) for cut in cuts]
