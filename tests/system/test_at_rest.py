@@ -44,12 +44,15 @@ def tree(cluster):
     return made
 
 
-def settle(cluster):
-    """Wait until no small file is left in the metadata store; give the status' bytes."""
+def settle(cluster, logical=0):
+    """Wait until `logical` bytes are known and no small file is left in the metadata store.
+
+    What was written reaches the servers within a second of the write. Gives the status' bytes.
+    """
 
     def settled():
         found = cluster.status()["bytes"]
-        return found if not found["inline"] else None
+        return found if not found["inline"] and found["logical"] >= logical else None
 
     return until(settled, seconds=full(120, 30) * LENIENT, what="small files get into segments")
 
@@ -72,10 +75,10 @@ def test_figures_are_what_the_disks_hold(cluster, tree):
 
 
 def test_the_same_tree_again_takes_no_space(cluster, tree):
-    before = settle(cluster)
+    before = settle(cluster, sum(map(len, tree.values())))
     used = allocated(cluster)
     copy_tree(tree, cluster.mount / "again")
-    after = settle(cluster)
+    after = settle(cluster, 2 * before["logical"])
     assert after["logical"] == 2 * before["logical"]
     assert allocated(cluster) - used < 0.05 * used
     assert_same(tree, cluster.mount / "again")

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from cfs.core.api.meta import Acquire, Attr, Commit, Create, Extent, SetAttr, Unlink
+from cfs.core.api.meta import Attr, Commit, Create, Extent, SetAttr, Unlink
 from cfs.core.api.store import ChunkRef
 from cfs.core.errors import CfsError, Condemned, FsError, Malformed, Unavailable, from_wire
 from cfs.core.ids import SessionId, make_segment_id
