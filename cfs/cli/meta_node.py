@@ -32,7 +32,7 @@ from cfs.net.handlers import Handler
 
 _LOG = structlog.get_logger()
 
-PERMANENT_SESSION_S = 0.5
+SESSION_RETRY_S = 0.5
 
 
 class MetaNode:
@@ -144,5 +144,5 @@ class MetaNode:
                 self._session = reply.session
             except CfsError as error:
                 _LOG.info("packer_waits", error=str(error))
-                await trio.sleep(PERMANENT_SESSION_S)
+                await trio.sleep(SESSION_RETRY_S)
         await self.packer.run(led)  # type: ignore[arg-type]

@@ -71,7 +71,9 @@ def start(mountpoint: Path, directory: Path, *, read_only: bool, binding: str = 
     deadline = time.monotonic() + MOUNT_S
     while not os.path.ismount(mountpoint):
         if processes.running(directory) != pid:
-            raise processes.ProcessError(f"mounting {mountpoint} failed: {_last_line(output)}")
+            raise processes.ProcessError(
+                f"mounting {mountpoint} failed: {processes.last_line(output)}"
+            )
         if time.monotonic() > deadline:
             processes.stop(directory, patience_s=2)
             raise processes.ProcessError(f"{mountpoint} was not mounted in time; see {output}")
@@ -101,8 +103,3 @@ def _serving(binding: str) -> Callable[..., Awaitable[None]]:
     module = importlib.import_module("cfs.fs.gate.fuse")
     served: Callable[..., Awaitable[None]] = module.serve_mount
     return served
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no message"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from cfs.core.errors import CfsError
@@ -49,16 +50,27 @@ def running(directory: Path) -> int | None:
 def _by_command_line(directory: Path) -> int | None:
     """Find a process that was started with `--dir DIRECTORY`, looking at every process."""
     wanted = os.fsencode(directory.absolute())
+    for pid, words in command_lines():
+        if pid != os.getpid() and b"--dir" in words and words[words.index(b"--dir") + 1] == wanted:
+            return pid
+    return None
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the id and the words of every process that still is there."""
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit():
             continue
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"--dir" in words and words[words.index(b"--dir") + 1] == wanted:
-            return int(entry.name)
-    return None
+        yield int(entry.name), words
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there and has not ended."""
+    return _start_time(pid) is not None
 
 
 def start(arguments: list[str], directory: Path, output: Path) -> int:
@@ -76,7 +88,7 @@ def start(arguments: list[str], directory: Path, output: Path) -> int:
     while running(directory) != process.pid:
         code = process.poll()
         if code is not None:
-            raise ProcessError(f"'cfs {' '.join(arguments)}' ended at once: {_tail(output)}")
+            raise ProcessError(f"'cfs {' '.join(arguments)}' ended at once: {last_line(output)}")
         if time.monotonic() > deadline:
             raise ProcessError(f"'cfs {' '.join(arguments)}' did not start; see {output}")
         time.sleep(_POLL_S)
@@ -111,6 +123,7 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] in {"Z", "X"} else fields[19]
 
 
-def _tail(output: Path) -> str:
+def last_line(output: Path) -> str:
+    """Give the last line a process wrote."""
     lines = output.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "no message"

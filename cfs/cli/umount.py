@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from cfs.cli import processes
 from cfs.core.errors import DeadlineExceeded, Refused
 
 PATIENCE_S = 90.0
@@ -34,7 +35,7 @@ def unmount(mountpoint: Path) -> None:
     daemons = _daemons(mountpoint.absolute())
     _detach(mountpoint)
     deadline = time.monotonic() + PATIENCE_S
-    while any(Path(f"/proc/{pid}/fd").exists() and _alive(pid) for pid in daemons):
+    while any(processes.alive(pid) for pid in daemons):
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
                 f"{mountpoint} is unmounted, but its daemon still stores data; see its log"
@@ -66,21 +67,5 @@ def _detach(mountpoint: Path, *, lazily: bool = False) -> None:
 
 def _daemons(mountpoint: Path) -> list[int]:
     """Find the processes that serve a mount point, by their command line."""
-    found: list[int] = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"mount" in words and b"--foreground" in words and os.fsencode(mountpoint) in words:
-            found.append(int(entry.name))
-    return found
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wanted = {b"mount", b"--foreground", os.fsencode(mountpoint)}
+    return [pid for pid, words in processes.command_lines() if wanted <= set(words)]
