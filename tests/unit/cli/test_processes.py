@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +14,18 @@ SLEEPER = "import sys, time; time.sleep(60)"
 @pytest.fixture
 def sleeper(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", SLEEPER, "serve", "--dir", str(tmp_path)])
+    _wait_for_words(process.pid)
     yield process
     process.kill()
     process.wait()
+
+
+def _wait_for_words(pid):
+    """Wait for a new process's command line: exec answers before the kernel shows it."""
+    deadline = time.monotonic() + 10
+    while not Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, f"process {pid} shows no command line"
+        time.sleep(0.001)
 
 
 def test_nobody_runs_where_nothing_was_claimed(tmp_path, sleeper):
