@@ -4,6 +4,8 @@ One module a command
     main        the Typer tree, exit codes
     cluster     cfs cluster init, rotate-ca (authority: its steps)
     node        cfs node token, join, list, revoke
+    admin       cfs admin: its commands' tree
+    jobs        cfs admin jobs, cfs admin job; starting and following long operations
     serve       cfs serve meta, cfs serve storage
     mount       cfs mount
     umount      cfs umount
@@ -17,6 +19,7 @@ Wiring
     client_node   a client; `open_files` for programs
     ask           one question to the root leader
 
+quantity        rates as people write them
 configuration   cfs.toml, typed
 logs            where log lines go
 processes       starting and stopping

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from cfs.cli import cluster, down, mount, node, serve, status, umount, up
+from cfs.cli import admin, cluster, down, mount, node, serve, status, umount, up
 from cfs.cli.process import cause_of
 from cfs.core.errors import DeadlineExceeded, Retryable
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(serve.app, name="serve")
+app.add_typer(admin.app, name="admin")
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)
 app.command("status")(status.status)

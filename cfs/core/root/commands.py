@@ -208,10 +208,53 @@ class CloseRound(Command, frozen=True, kw_only=True, tag="close"):
     number: int
 
 
+class StartJob(Command, frozen=True, kw_only=True, tag="job"):
+    """Remember a job, running. Value: its number.
+
+    Refused while another job that is not over has the same `key` (not empty).
+    """
+
+    kind: str
+    spec: dict[str, Any]
+    key: str
+    rate: int
+    unit: str
+    started_by: str
+    now_ms: int
+
+
+class ReportJob(Command, frozen=True, kw_only=True, tag="report"):
+    """Note how far a job is; `state` (done, failed) ends it, if it runs.
+
+    Refused once it is over. What a paused job had done still counts.
+    """
+
+    number: int
+    now_ms: int
+    cursor: bytes
+    done: int
+    total: int
+    findings: int
+    message: str
+    last_error: str = ""
+    state: str = ""
+    result: dict[str, Any] = {}
+
+
+class ControlJob(Command, frozen=True, kw_only=True, tag="control"):
+    """An operator's word on a job: `state` running, paused or cancelled; `rate`."""
+
+    number: int
+    now_ms: int
+    state: str = ""
+    rate: int | None = None
+
+
 AnyCommand = (
     CreateCluster | MintToken | RevokeToken | Admit | IssueCertificate | RevokeCertificates
     | SetStates | SetNode | Place | PlaceGroups | IssueSessions | PutSecret | AddVolumeKey
     | RotateAuthority | OpenRound | AdvanceRound | RoundDeleted | CloseRound
+    | StartJob | ReportJob | ControlJob
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

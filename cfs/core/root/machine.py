@@ -1,7 +1,7 @@
 """The root group's state machine.
 
 Invariants:
-* a node id, session id, round number or key version is given once;
+* a node id, session id, round, job number or key version is given once;
 * the epoch rises by one with every command that changes the map, and with no other;
 * a token enrols one public key, before it expires, for its role;
 * once a client had a session, placement lists only grow at their end (data may lie there);
@@ -19,7 +19,7 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, nodes, records, rounds
+from cfs.core.root import commands, jobs, nodes, records, rounds
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -323,4 +323,7 @@ _APPLY: dict[type, Any] = {
     commands.AdvanceRound: rounds.advance,
     commands.RoundDeleted: rounds.deleted,
     commands.CloseRound: rounds.close,
+    commands.StartJob: jobs.start,
+    commands.ReportJob: jobs.report,
+    commands.ControlJob: jobs.control,
 }

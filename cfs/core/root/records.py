@@ -12,6 +12,7 @@ with a default). Keys, all big endian:
     "s" serial u64            CertificateRecord
     "k" name                  SecretRecord      wrapped under the master key; opaque here
     "o" round u64             RoundRecord
+    "j" job u64               JobRecord
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TOKEN_PREFIX = b"t"
 CERTIFICATE_PREFIX = b"s"
 SECRET_PREFIX = b"k"
 ROUND_PREFIX = b"o"
+JOB_PREFIX = b"j"
 
 SECRET_CA = "ca"  # noqa: S105 - a name
 """Name of the secret that holds the certificate authority's private key."""
@@ -71,6 +73,7 @@ class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Epoch of the last change of nodes, states or placement: what a plan was made from."""
     written: bool = False
     """A client was given a session: data may exist from then on."""
+    next_job: int = 1
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -144,12 +147,52 @@ class RoundRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Storage nodes that have not confirmed the deletion."""
 
 
+class JobState(enum.StrEnum):
+    """Where a job stands; the last two are for ever."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    FAILED = "failed"
+    """Stopped by an error: resume it, or cancel it to dismiss it."""
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class JobRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A long operation: what to do, and how far it is."""
+
+    number: int
+    kind: str
+    spec: dict[str, Any]
+    """What to do, in the kind's own words."""
+    key: str
+    """At most one job that is not over has this key; empty: any number."""
+    state: JobState
+    started_by: str
+    started_ms: int
+    updated_ms: int
+    rate: int = 0
+    """Most bytes a second; 0: no bound."""
+    unit: str = "bytes"
+    """What `done` and `total` count."""
+    done: int = 0
+    total: int = 0
+    """0: not known yet."""
+    cursor: bytes = b""
+    """Where the next leader goes on, in the kind's own encoding."""
+    findings: int = 0
+    message: str = ""
+    """What it is doing, for people."""
+    last_error: str = ""
+    result: dict[str, Any] = {}
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
         ClusterRecord, Counters, NodeRecord, ShardPlacement, PlacementRecord, TokenRecord,
-        CertificateRecord, SecretRecord, RoundRecord,
+        CertificateRecord, SecretRecord, RoundRecord, JobRecord,
     )
 }  # fmt: skip
 _T = TypeVar("_T")
@@ -175,7 +218,7 @@ def number_key(prefix: bytes, number: int) -> bytes:
 
 
 def long_key(prefix: bytes, number: int) -> bytes:
-    """Key of a certificate or a round."""
+    """Key of a certificate, a round or a job."""
     return prefix + number.to_bytes(8, "big")
 
 

@@ -18,6 +18,10 @@ For meta nodes
     collector     frees segments that nothing refers to, round by round
     status        puts the cluster's condition in words and figures
     admin         an operator's commands
+    jobs        long operations: how to write one; read this first
+    job_runner    runs them while this node leads, saves how far they are
+    job_commands  an operator's commands on them
+    pace          their bound on bytes a second
     members     brings this node's Raft groups to what the map says
     vault       wrapped secrets: the authority's key and the volume keys
     office      all of the above, put together for a meta node

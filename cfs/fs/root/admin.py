@@ -14,6 +14,7 @@
     key_rotate                                             -> version
     round_list                                             -> rounds
     collect                                                -> {}   begins a garbage pass now
+    job_*                                                  see `job_commands`
 
 Each of the three `ca_*` steps is refused until every node renewed its certificate after the one
 before, which they do by themselves within seconds. `node` is a name or an id; a `?` marks what may
@@ -24,8 +25,8 @@ Raises Malformed for an unknown command or argument, NotFound for what is not th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
 
 from cfs.core.api.cluster import NodeState, Role
 from cfs.core.errors import Malformed, NotFound, Refused
@@ -42,6 +43,13 @@ _SETTABLE = (NodeState.IN, NodeState.DRAINING, NodeState.OUT)
 _Arguments = dict[str, Any]
 
 
+class Command(NamedTuple):
+    """A command that another module carries out: with its arguments and who asked."""
+
+    run: Callable[[_Arguments, str], Awaitable[dict[str, Any]]]
+    arguments: frozenset[str]
+
+
 class AdminCommands:
     """Runs them on the root leader."""
 
@@ -53,12 +61,14 @@ class AdminCommands:
         clock: WallClock,
         entropy: Entropy,
         collect: Callable[[], None],
+        more: Mapping[str, Command] | None = None,
     ) -> None:
         self._replica = replica
         self._vault = vault
         self._clock = clock
         self._entropy = entropy
         self._collect_now = collect
+        self._more = more or {}
         self._commands: dict[
             str, tuple[Callable[[_Arguments], Awaitable[dict[str, Any]]], frozenset[str]]
         ] = {
@@ -80,15 +90,21 @@ class AdminCommands:
             "collect": (self._collect, frozenset()),
         }  # fmt: skip
 
-    async def run(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Run one command behind a read barrier; give its answer."""
-        if command not in self._commands:
-            raise Malformed(f"there is no command {command!r}: {', '.join(self._commands)}")
-        run, allowed = self._commands[command]
+    async def run(self, command: str, arguments: dict[str, Any], *, by: str = "") -> dict[str, Any]:
+        """Run one command behind a read barrier, for the administrator `by`; give its answer."""
+        if command not in self._commands and command not in self._more:
+            known = ", ".join((*self._commands, *self._more))
+            raise Malformed(f"there is no command {command!r}: {known}")
+        if command in self._more:
+            allowed = self._more[command].arguments
+        else:
+            run, allowed = self._commands[command]
         unknown = sorted(set(arguments) - allowed)
         if unknown:
             raise Malformed(f"{command} takes no {unknown[0]!r}")
         await self._replica.read()
+        if command in self._more:
+            return await self._more[command].run(arguments, by)
         return await run(arguments)
 
     # --- tokens

@@ -1,4 +1,6 @@
-"""What the root leader runs while it leads: detection, placement, collection; one term at a time.
+"""What the root leader runs while it leads, one term at a time.
+
+Detection, placement, collection, jobs.
 
 The first thing a new cluster's leader does is make the cluster: it proposes the genesis command
 that `bootstrap` left in the node's directory, and then removes it.
@@ -16,6 +18,7 @@ from cfs.core.root import commands, records
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import NodeDirectory
+from cfs.fs.root.job_runner import Jobs
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.workers import Worker
@@ -37,6 +40,7 @@ class LedRoot:
         detector: Detector,
         placer: Placer,
         collector: Collector,
+        jobs: Jobs,
         directory: NodeDirectory,
         threads: Threads,
         worker: Worker,
@@ -45,6 +49,7 @@ class LedRoot:
         self._detector = detector
         self._placer = placer
         self._collector = collector
+        self._jobs = jobs
         self._directory = directory
         self._threads = threads
         self._worker = worker
@@ -68,6 +73,7 @@ class LedRoot:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_nodes)
             nursery.start_soon(self._collector.run)
+            nursery.start_soon(self._jobs.run)
 
     async def _make_cluster(self) -> None:
         genesis = await self._threads.run(self._directory.genesis)

@@ -17,6 +17,8 @@ from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.job_commands import JobCommands
+from cfs.fs.root.job_runner import Jobs
 from cfs.fs.root.led import LedRoot
 from cfs.fs.root.members import Members
 from cfs.fs.root.placer import Placer
@@ -67,11 +69,14 @@ class RootOffice:
             sweep=Sweep(view=view, shards=shards, calls=calls),
             worker=self.workers["collector"],
         )
+        self.jobs = Jobs(node=name, replica=self.replica, clock=clock)
+        """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
             placer=Placer(self.replica, self.workers["placement"], threads),
             collector=self.collector,
+            jobs=self.jobs,
             directory=home,
             threads=threads,
             worker=self.workers["nodes"],
@@ -98,6 +103,7 @@ class RootOffice:
                 clock=clock,
                 entropy=entropy,
                 collect=self.collector.wake,
+                more=JobCommands(self.jobs).table,
             ),
             clock=clock,
         )
@@ -112,4 +118,4 @@ class RootOffice:
             task_status.started()
 
     def _worker_states(self) -> list[WorkerStatus]:
-        return [worker.status() for worker in self.workers.values()]
+        return [w.status() for w in self.workers.values()] + self.jobs.worker_states()

@@ -155,11 +155,11 @@ class RootService:
         await self._replica.read()
         return await self._status_builder.build()
 
-    async def _admin(
-        self, _context: Context, request: root.Admin, _payload: Any
-    ) -> root.AdminReply:
+    async def _admin(self, context: Context, request: root.Admin, _payload: Any) -> root.AdminReply:
         self._replica.require()
-        value = await self._admin_commands.run(request.command, request.arguments)
+        value = await self._admin_commands.run(
+            request.command, request.arguments, by=context.peer.name
+        )
         return root.AdminReply(value=value)
 
     # --- certificates

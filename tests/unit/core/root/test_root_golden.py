@@ -19,7 +19,7 @@ GOLDEN = [
         ),
         "0199c40143a16e000102920201c401700300",
     ),
-    (records.Counters(), "0197010101010101c2"),
+    (records.Counters(), "0198010101010101c201"),
     (
         records.NodeRecord(node=NODE, resting=NodeState.IN),
         "01929901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696e",
@@ -41,6 +41,14 @@ GOLDEN = [
         ),
         "0194010391c401739103",
     ),
+    (
+        records.JobRecord(
+            number=1, kind="k", spec={"a": 1}, key="", state=records.JobState.PAUSED,
+            started_by="m", started_ms=2, updated_ms=3, rate=4, done=5, total=6, cursor=b"c",
+            findings=7, message="x", last_error="y", result={"b": 2},
+        ),
+        "01dc001101a16b81a16101a0a6706175736564a16d020304a562797465730506c4016307a178a17981a16202",
+    ),
 ]  # fmt: skip
 
 
@@ -50,6 +58,10 @@ def test_records(record: object, stored: str) -> None:
     assert records.decode(type(record), bytes.fromhex(stored)) == record
     with pytest.raises(Corrupt):
         records.decode(type(record), b"\x7f" + bytes.fromhex(stored)[1:])
+
+
+def test_counters_of_before_jobs_can_be_read() -> None:
+    assert records.decode(records.Counters, bytes.fromhex("0197010101010101c2")).next_job == 1
 
 
 def test_commands() -> None:

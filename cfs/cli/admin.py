@@ -1,0 +1,11 @@
+"""`cfs admin`: what an operator does to a running cluster."""
+
+from __future__ import annotations
+
+import typer
+
+from cfs.cli import jobs
+
+app = typer.Typer(help="Look after a running cluster.", no_args_is_help=True)
+app.command("jobs")(jobs.list_jobs)
+app.add_typer(jobs.app, name="job")
