@@ -113,7 +113,8 @@ def write_tree(root, *, seed, small, medium, large_bytes):
         tree[f"d{number % 10}/small-{number}"] = plain or chance.randbytes(size)
     for number in range(medium):
         tree[f"medium-{number}"] = chance.randbytes(chance.randrange(50_000, 400_000))
-    tree["large"] = chance.randbytes(large_bytes)
+    pieces = [chance.randbytes(1 << 20) for _ in range(large_bytes >> 20)]  # not 256 MiB at once
+    tree["large"] = b"".join(pieces)
     copy_tree(tree, root)
     return tree
 
