@@ -161,6 +161,10 @@ class Peer:
         """End the connection at once; pending calls raise Unavailable naming `reason`."""
         self._end(Unavailable(f"connection to {self.role} {self.name}: {reason}"))
 
+    def shut_out(self) -> None:
+        """End the connection because the peer's certificate is revoked, and tell it so."""
+        self._reject(Refused(f"certificate {self.serial:x} is revoked", reason="revoked"))
+
     async def _wait_credit(self, size: int, method: str, deadline: float) -> None:
         with trio.move_on_at(deadline):
             while self._error is None:

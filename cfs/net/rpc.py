@@ -60,14 +60,12 @@ class Server:
         """Close connections whose certificate is refused by now; call after a map change."""
         for peer in list(self.peers):
             if self._refused(peer.serial):
-                self.counters.add("connection_revoked")
-                peer.close("its certificate is revoked")
+                peer.shut_out()
 
     async def _serve(self, connection: Connection) -> None:
         peer = Peer(connection, self._service, self.counters)
         if self._refused(connection.peer_serial):
-            self.counters.add("connection_revoked")
-            peer.close("its certificate is revoked")
+            peer.shut_out()
             return
         try:
             await peer.greet()

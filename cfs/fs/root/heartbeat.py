@@ -22,6 +22,8 @@ PERIOD_S = 0.5
 TIMEOUT_S = 2.0
 ATTEMPT_S = 0.7
 """A leader that stands still must not use up the silence that this node is allowed."""
+SILENCE_S = 5.0
+"""How long the root leader may be out of reach before the log says so."""
 
 
 class HeartbeatSender:
@@ -49,11 +51,13 @@ class HeartbeatSender:
         self._store_stat = store_stat
         self._meta_bytes = meta_bytes
         self._counters = counters
+        self._heard_at = 0.0
+        self._told = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send a heartbeat every half second; what fails is sent anew, never queued."""
         task_status.started()
-        due = trio.current_time()
+        due = self._heard_at = trio.current_time()
         while True:
             try:
                 request = self.make()
@@ -61,10 +65,30 @@ class HeartbeatSender:
                     "root.heartbeat", request, timeout_s=TIMEOUT_S, attempt_s=ATTEMPT_S
                 )
                 self._view.on_epoch(reply.epoch)
+                self._heard()
             except (CfsError, OSError) as error:
-                _LOG.debug("heartbeat_failed", error=str(error))
+                self._unheard(error)
             due = max(due + PERIOD_S, trio.current_time())
             await trio.sleep_until(due)
+
+    def _heard(self) -> None:
+        """Note an answer; say so when the log had complained."""
+        self._heard_at = trio.current_time()
+        if self._told:
+            _LOG.info("root_reached_again")
+            self._told = ""
+
+    def _unheard(self, error: Exception) -> None:
+        """Complain of being shut out at once, of silence after a while; once each, not per beat."""
+        if isinstance(error, CfsError) and error.detail.get("refused"):
+            event, advice = "shut_out", "enrol this directory anew: cfs node token, cfs node join"
+        elif trio.current_time() - self._heard_at < SILENCE_S:
+            return
+        else:
+            event, advice = "root_out_of_reach", "see whether a majority of meta nodes runs"
+        if self._told != event:
+            _LOG.error(event, error=str(error), advice=advice)
+            self._told = event
 
     def make(self) -> Heartbeat:
         """Build a heartbeat from how things are now."""

@@ -62,7 +62,9 @@ class RootLeader:
             else:
                 self._view.root_leader = node
                 return reply
-        raise DeadlineExceeded(f"{method}: no root leader answered in time ({error})")
+        refused = bool(error.detail.get("refused"))
+        text = f"{method}: no root leader answered in time ({error})"
+        raise DeadlineExceeded(text, refused=refused)
 
     async def _candidate(self, left_s: float) -> int:
         """Give the next meta node to try; pause once a round."""
