@@ -13,6 +13,7 @@ One module a command
     up, down    cfs up, cfs down: a whole cluster on this machine
 
 Wiring
+    ports         the machine a process runs on
     process       what every process is made of
     meta_node     a metadata node
     storage_node  a storage node

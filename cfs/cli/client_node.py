@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from cfs.cli.ports import Ports
 from cfs.cli.process import Process
 from cfs.core.api import root
 from cfs.core.data.pipeline import Sealer
@@ -25,9 +26,9 @@ from cfs.fs.data.uploader import Uploader
 class ClientNode:
     """A client of a cluster, not yet started."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, ports: Ports | None = None) -> None:
         self.files: Files
-        self.process = Process(directory, handlers={"client.recall": self._recall})
+        self.process = Process(directory, handlers={"client.recall": self._recall}, ports=ports)
 
     async def start(self, nursery: trio.Nursery) -> Files:
         """Connect, fetch the volume keys, take a session; the work goes on in `nursery`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from cfs.cli.ports import Ports
 from cfs.cli.process import VERSION, Process
 from cfs.core.api import root
 from cfs.core.errors import CfsError
@@ -16,8 +17,6 @@ from cfs.core.machine import StateMachine
 from cfs.core.meta.shard import Shard
 from cfs.core.root.machine import RootMachine
 from cfs.fs.data.uploader import Uploader
-from cfs.fs.disk.real import RealDirectory
-from cfs.fs.kv.lmdb_store import LmdbStore
 from cfs.fs.meta.host import Host
 from cfs.fs.meta.leaders import Leaders
 from cfs.fs.meta.packer import Packer
@@ -38,11 +37,11 @@ SESSION_RETRY_S = 0.5
 class MetaNode:
     """A metadata node of a cluster."""
 
-    def __init__(self, directory: Path) -> None:
-        self.process = process = Process(directory)
+    def __init__(self, directory: Path, *, ports: Ports | None = None) -> None:
+        self.process = process = Process(directory, ports=ports)
         node = process.member.node_id
-        self.log = Wal(RealDirectory(directory / "wal"), doubt_short_tails=False)
-        self.store = LmdbStore(directory / "state")
+        self.log = Wal(process.ports.log_directory(), doubt_short_tails=False)
+        self.store = process.ports.state_store()
         self.state = State(self.store)
         self.host = Host(
             node=node,
@@ -52,6 +51,7 @@ class MetaNode:
             send=PoolSender(node=node, pool=process.pool),
             threads=process.threads,
             seed=int.from_bytes(process.entropy.random_bytes(8), "big"),
+            inline_log=process.ports.inline_log,
         )
         self._session = 0
         uploader = Uploader(
@@ -121,6 +121,7 @@ class MetaNode:
             host=self.host,
             meta_bytes=lambda: (self.log.bytes_used(), self.store.bytes_used()),
             counters=self.counters,
+            memory=process.ports.memory_bytes,
         )
         await nursery.start(heartbeat.run)
         nursery.start_soon(process.renew)

@@ -18,8 +18,9 @@ import trio
 
 from cfs.cli import logs, processes
 from cfs.cli.configuration import FILE_NAME, Configuration, load
+from cfs.cli.ports import Ports, SystemPorts
 from cfs.core.errors import CfsError, NotFound, Unavailable
-from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.directory import Membership
 from cfs.fs.root.leader import RootLeader
 from cfs.fs.root.renewal import Renewal
 from cfs.fs.root.view import ClusterView
@@ -27,8 +28,6 @@ from cfs.net.counters import Counters
 from cfs.net.handlers import Handler
 from cfs.net.pool import Pool
 from cfs.net.rpc import Server
-from cfs.net.system import SystemClock, SystemEntropy, TrioThreads
-from cfs.net.tls import TlsTransport
 
 _LOG = structlog.get_logger()
 
@@ -38,19 +37,26 @@ MALLOC_OPTIONS = ((-3, 1 << 30), (-1, 192 << 20), (-8, 2))
 
 
 class Process:
-    """One process of a cluster, by its node directory."""
+    """One process of a cluster, by its node directory; `ports`: the machine it runs on."""
 
-    def __init__(self, directory: Path, *, handlers: Mapping[str, Handler] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        handlers: Mapping[str, Handler] | None = None,
+        ports: Ports | None = None,
+    ) -> None:
         self.directory = directory
-        self.home = NodeDirectory(directory)
-        self.configuration = configuration_of(directory)
+        self.ports: Ports = ports or SystemPorts(directory)
+        self.home = self.ports.home
+        self.configuration = self.ports.configuration
         self.member: Membership = self.home.membership()
-        self.clock = SystemClock()
-        self.entropy = SystemEntropy()
-        self.threads = TrioThreads()
+        self.clock = self.ports.clock
+        self.entropy = self.ports.entropy
+        self.threads = self.ports.threads
         self.counters = Counters()
         self.started_ms = self.clock.time_ns() // 1_000_000
-        self.transport = TlsTransport(self.home.identity(), self.counters)
+        self.transport = self.ports.network(self.counters)
         known = self.home.load_map()
         if known is None:
             raise NotFound(f"{directory} holds no cluster map; enrol it again")

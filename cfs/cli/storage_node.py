@@ -7,9 +7,9 @@ from pathlib import Path
 import structlog
 import trio
 
+from cfs.cli.ports import Ports
 from cfs.cli.process import VERSION, Process
 from cfs.fs.root.heartbeat import HeartbeatSender
-from cfs.fs.store.place import place_on
 from cfs.fs.store.service import StorageService
 
 _LOG = structlog.get_logger()
@@ -18,14 +18,13 @@ _LOG = structlog.get_logger()
 class StorageNode:
     """A storage node of a cluster."""
 
-    def __init__(self, directory: Path) -> None:
-        self.process = process = Process(directory)
+    def __init__(self, directory: Path, *, ports: Ports | None = None) -> None:
+        self.process = process = Process(directory, ports=ports)
         section = process.configuration.storage
-        disks = [directory / d for d in section.disks] or [directory / "disk"]
         self.service = StorageService(
             node_id=process.member.node_id,
             cluster_id=process.member.cluster_id,
-            disks=[place_on(disk) for disk in disks],
+            disks=process.ports.disks(),
             threads=process.threads,
             clock=process.clock,
             entropy=process.entropy,
@@ -48,6 +47,7 @@ class StorageNode:
             version=VERSION,
             store_stat=self.service.stat,
             counters=process.counters.snapshot,
+            memory=process.ports.memory_bytes,
         )
         await nursery.start(heartbeat.run)
         nursery.start_soon(process.renew)

@@ -55,6 +55,22 @@ class Store(Reader, Protocol):
         ...
 
 
+class Instant(Reader, Protocol):
+    """One instant of a store; use from one thread at a time."""
+
+    def close(self) -> None:
+        """Let go of the instant."""
+        ...
+
+
+class InstantStore(Store, Protocol):
+    """A store that can be read as of one instant while it changes."""
+
+    def view(self) -> Instant:
+        """Open a view of this instant. Reading it may raise Unavailable: open another."""
+        ...
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """Give the smallest key greater than every key with `prefix` (not all 0xff)."""
     stripped = prefix.rstrip(b"\xff")

@@ -55,7 +55,7 @@ class Host:
     """The replicas of node `node`. `machines(group)` makes a group's state machine.
 
     Takes over what `log` replayed; raises Corrupt when log and state do not belong together.
-    `inline_log` writes the log in the loop, for the simulator.
+    `inline_log` writes the log in the loop, at the pace of `threads`: for the simulator.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Host:
         """For its sizes and `torn`; nobody else writes to it."""
         self._machines = machines
         self._seed = seed
-        self.writer = LogWriter(log, self._written, inline=inline_log)
+        self.writer = LogWriter(log, self._written, inline=threads if inline_log else None)
         self._groups: dict[int, Group] = {}
         self._marked: dict[int, int] = {}
         self._outbox: dict[int, list[bytes]] = {}
@@ -111,10 +111,10 @@ class Host:
         """
         used = {group.slot for group in self.state.groups.values()}
         await self.threads.run(wipe_orphans, self.state.store, used)
-        self.writer.start()
         try:
             async with trio.open_nursery() as nursery:
                 self.nursery = nursery
+                self.writer.start(nursery)
                 nursery.start_soon(self._pumping)
                 nursery.start_soon(self._ticking)
                 nursery.start_soon(self._flushing)

@@ -18,6 +18,7 @@ import trio
 from cfs.core.raft.message import Save
 from cfs.fs.meta.wal import LogFailed, Prepared, Wal
 from cfs.fs.meta.wal_format import Kind, Record
+from cfs.net.ports import Threads
 
 if TYPE_CHECKING:
     from cfs.fs.meta.group import Group
@@ -37,7 +38,8 @@ class _Batch:
 class LogWriter:
     """Writes one batch at a time; `done(saves, error)` is called in the loop after each.
 
-    `inline=True` writes within `submit`, without a thread: for the simulator.
+    With `inline` it writes within `submit`, without a thread of its own, and goes on when `inline`
+    has run a call that does nothing, which is how long the disk takes: for the simulator.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class LogWriter:
         wal: Wal,
         done: Callable[[Mapping[Group, int], LogFailed | None], None],
         *,
-        inline: bool = False,
+        inline: Threads | None = None,
     ) -> None:
         self._wal = wal
         self._done = done
@@ -54,13 +56,15 @@ class LogWriter:
         self._queue: SimpleQueue[tuple[Prepared, _Batch] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
         self._filling = _Batch()
         self._busy = False
 
-    def start(self) -> None:
-        """Start the thread; call in the loop."""
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the thread (or use the nursery, inline); call in the loop."""
         self._token = trio.lowlevel.current_trio_token()
-        if not self._inline:
+        self._nursery = nursery
+        if self._inline is None:
             self._thread = threading.Thread(target=self._work, name="meta-log", daemon=True)
             self._thread.start()
 
@@ -88,8 +92,9 @@ class LogWriter:
         # Held until the batch is down: `write_now` must not come between its two halves.
         self._wal_lock.acquire()
         prepared = self._wal.prepare(batch.records)
-        if self._inline:
-            self._token.run_sync_soon(self._ended, batch, self._commit(prepared))
+        if self._inline is not None:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._end_inline, self._inline, batch, self._commit(prepared))
         else:
             self._queue.put((prepared, batch))
 
@@ -133,6 +138,10 @@ class LogWriter:
             except trio.RunFinishedError:
                 return
 
+    async def _end_inline(self, threads: Threads, batch: _Batch, error: LogFailed | None) -> None:
+        await threads.run(_nothing)
+        self._ended(batch, error)
+
     def _commit(self, prepared: Prepared) -> LogFailed | None:
         try:
             self._wal.commit(prepared)
@@ -150,3 +159,7 @@ class LogWriter:
             for waiter in batch.waiters:
                 waiter.set()
         self._done(batch.saves, error)
+
+
+def _nothing() -> None:
+    """Take as long as a call takes."""

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 import msgspec
 
 from cfs.core.errors import Corrupt, Malformed
+from cfs.core.kv import InstantStore
 from cfs.core.raft.message import SnapshotMeta
-from cfs.fs.kv.lmdb_store import LmdbStore
 from cfs.fs.meta.state import (
     KEY_BYTES_USER_MAX,
     SLOT_MAX,
@@ -56,7 +56,7 @@ _encode_header = msgspec.msgpack.Encoder().encode
 class Outgoing:
     """A group's state in LMDB as of one instant. Raises Unavailable when the map grew meanwhile."""
 
-    def __init__(self, store: LmdbStore, group: int) -> None:
+    def __init__(self, store: InstantStore, group: int) -> None:
         self._view = store.view()
         data = self._view.get(meta_key(group))
         assert data is not None, "flush a group before its first snapshot"
@@ -84,7 +84,7 @@ class Outgoing:
 class Incoming:
     """A snapshot being staged in `slot`."""
 
-    def __init__(self, store: LmdbStore, slot: int, header: bytes) -> None:
+    def __init__(self, store: InstantStore, slot: int, header: bytes) -> None:
         try:
             decoded = _decode_header(header)
         except msgspec.MsgspecError as error:
@@ -127,7 +127,7 @@ class Incoming:
         return GroupRecord(1, self.slot, meta.index, meta.term, meta.config, self._digest)
 
 
-def check_digest(store: LmdbStore, group: int) -> SnapshotMeta | None:
+def check_digest(store: InstantStore, group: int) -> SnapshotMeta | None:
     """Read every record of a group as LMDB holds it, and compare their digest with the kept one.
 
     Gives what it holds; None when the group was never flushed. Raises Corrupt when records are
@@ -153,7 +153,7 @@ def check_digest(store: LmdbStore, group: int) -> SnapshotMeta | None:
     return SnapshotMeta(index=record.applied, term=record.term, config=record.config)
 
 
-def wipe(store: LmdbStore, slot: int) -> None:
+def wipe(store: InstantStore, slot: int) -> None:
     """Remove a slot's records, some thousand a transaction."""
     start, end = slot_range(slot)
     while True:
@@ -167,7 +167,7 @@ def wipe(store: LmdbStore, slot: int) -> None:
         store.write(changes, sync=False)
 
 
-def wipe_orphans(store: LmdbStore, used: set[int]) -> None:
+def wipe_orphans(store: InstantStore, used: set[int]) -> None:
     """Remove the records of every slot that is not used."""
     slot = 0
     while slot <= SLOT_MAX:

@@ -39,8 +39,9 @@ import msgspec
 from sortedcontainers import SortedList
 
 from cfs.core.errors import Corrupt
+from cfs.core.kv import InstantStore
 from cfs.core.raft.message import Config, SnapshotMeta
-from cfs.fs.kv.lmdb_store import KEY_BYTES_MAX, LmdbStore
+from cfs.fs.kv.lmdb_store import KEY_BYTES_MAX
 from cfs.fs.meta.overlay import Changes, Layer, merged
 
 KEY_BYTES_USER_MAX: Final = KEY_BYTES_MAX - 2
@@ -89,7 +90,7 @@ class State:
     and power loss during a flush could leave it unreadable.
     """
 
-    def __init__(self, store: LmdbStore) -> None:
+    def __init__(self, store: InstantStore) -> None:
         self.store = store
         self.groups: dict[int, GroupState] = {}
         self._flushing: list[tuple[GroupState, Layer, GroupRecord]] = []

@@ -41,6 +41,7 @@ class HeartbeatSender:
         store_stat: Callable[[], StoreStat] | None = None,
         meta_bytes: Callable[[], tuple[int, int]] | None = None,
         counters: Callable[[], Mapping[str, int]] | None = None,
+        memory: Callable[[], int] | None = None,
     ) -> None:
         self._node_id = node_id
         self._view = view
@@ -53,6 +54,7 @@ class HeartbeatSender:
         self._counters = counters
         self._heard_at = 0.0
         self._told = ""
+        self._memory = memory or rss_anon_bytes
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send a heartbeat every half second; what fails is sent anew, never queued."""
@@ -98,7 +100,7 @@ class HeartbeatSender:
             node_id=self._node_id,
             epoch=self._view.epoch,
             started_ms=self._started_ms,
-            rss_anon=rss_anon_bytes(),
+            rss_anon=self._memory(),
             version=self._version,
             store=self._store_stat() if self._store_stat is not None else None,
             groups=tuple(load_of(number, group) for number, group in sorted(groups.items())),
