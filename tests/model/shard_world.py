@@ -7,7 +7,7 @@ import stat
 from collections import Counter, defaultdict
 from typing import Any
 
-from cfs.core.api.meta import Attr, Caller, Extent, ExtentKind, OpResult
+from cfs.core.api.meta import Attr, Extent, ExtentKind, OpResult
 from cfs.core.errors import from_wire
 from cfs.core.ids import ROOT_INO, SERIAL_BITS
 from cfs.core.kv import MemoryStore, prefix_end
@@ -64,7 +64,7 @@ class World:
     def ops(self, *ops: ClientOp, shard: int = 0, session: int = SESSION) -> list[OpResult]:
         """Apply operations under the next numbers; those refused for now do not use theirs up."""
         first = self.seqs[shard, session] + 1
-        command = ClientOps(session=session, first_seq=first, acked=first, ops=ops, caller=Caller())
+        command = ClientOps(session=session, first_seq=first, acked=first, ops=ops)
         results: list[OpResult] = self.apply(shard, command)[0]
         state = read.session(self.kvs[shard], session)
         if state is not None:

@@ -132,6 +132,8 @@ class Machine:
         def change() -> None:
             node.mode = node.mode if mode is None else mode
             node.gid = node.gid if gid is None else gid
+            if gid is not None and node.kind != "dir" and node.mode & 0o010:
+                node.mode &= ~0o2000
 
         self.both(SetAttr(ino=self.ino(node), mode=mode, gid=gid), change)
 

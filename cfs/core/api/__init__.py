@@ -2,7 +2,7 @@
 
     cluster   the cluster map: nodes, shards, placement groups, profile
     meta      namespace operations, attributes, extents, leases  (client -> shard leader)
-    attr      attributes and entries
+    attr      attributes, entries, callers
     session   sessions and recalls  (client <-> shard leader)
     store     fragments and the dedupe index                     (anyone -> storage node)
     root      sessions, enrolment, heartbeats, the map            (anyone -> root leader)

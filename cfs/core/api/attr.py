@@ -5,6 +5,15 @@ from __future__ import annotations
 import msgspec
 
 
+class Caller(msgspec.Struct, frozen=True, array_like=True):
+    """On whose behalf something is done; what that may do is decided by `core.meta.access`."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+    """Supplementary groups."""
+
+
 class Attr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """An inode as `stat` shows it. Times are nanoseconds since the epoch."""
 
@@ -31,6 +40,10 @@ class Attr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Directories: the parent directory. Others: 0."""
     target: bytes = b""
     """Symbolic links: where they point."""
+    acl: bytes = b""
+    """The access list, as far as the mode does not say it; see `core.meta.acl`."""
+    default_acl: bytes = b""
+    """Directories: the list that what is made in them inherits."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

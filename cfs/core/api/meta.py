@@ -22,6 +22,7 @@ import msgspec
 
 # ruff: noqa: PLC0414 - these names are given on
 from cfs.core.api.attr import Attr as Attr
+from cfs.core.api.attr import Caller as Caller
 from cfs.core.api.attr import Entry as Entry
 from cfs.core.api.holding import Acquire as Acquire
 from cfs.core.api.holding import Release as Release
@@ -42,6 +43,9 @@ from cfs.core.api.session import OpenSessionReply as OpenSessionReply
 from cfs.core.api.session import Recall as Recall
 from cfs.core.api.session import Renew as Renew
 from cfs.core.api.session import RenewReply as RenewReply
+from cfs.core.api.xattr import GetXattr as GetXattr
+from cfs.core.api.xattr import ListXattr as ListXattr
+from cfs.core.api.xattr import XattrReply as XattrReply
 
 
 class Lease(enum.IntFlag):
@@ -91,19 +95,14 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Names the stored sealed bytes within the inode; assigned by the shard."""
 
 
-class Caller(msgspec.Struct, frozen=True, array_like=True):
-    """On whose behalf: checked by the server where it enforces permissions."""
-
-    uid: int = 0
-    gid: int = 0
-    groups: tuple[int, ...] = ()
-
-
 # --- mutations ---------------------------------------------------------------------------------
 
 
 class Op(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=True):
-    """Base of the operations that go through Raft."""
+    """Base of the operations that go through Raft.
+
+    `caller`: for whom, where that is to be checked; None: it is not. Raises EACCES, EPERM.
+    """
 
 
 class Create(Op, frozen=True, kw_only=True, tag="create"):
@@ -126,6 +125,9 @@ class Create(Op, frozen=True, kw_only=True, tag="create"):
     """A number of `ReserveInos` for the new inode, in this shard; 0: the shard takes one."""
     time_ns: int = 0
     """When it happened, as its client showed it under a delegation; 0: when it is applied."""
+    umask: int = 0
+    """Taken from the mode where the directory has no default access list."""
+    caller: Caller | None = None
 
 
 class Unlink(Op, frozen=True, kw_only=True, tag="unlink"):
@@ -136,6 +138,7 @@ class Unlink(Op, frozen=True, kw_only=True, tag="unlink"):
     ino: int = 0
     """Who must be there; else ESTALE. 0: whoever is."""
     time_ns: int = 0
+    caller: Caller | None = None
 
 
 class Rmdir(Op, frozen=True, kw_only=True, tag="rmdir"):
@@ -146,6 +149,7 @@ class Rmdir(Op, frozen=True, kw_only=True, tag="rmdir"):
     ino: int = 0
     """Who must be there; else ESTALE. 0: whoever is."""
     time_ns: int = 0
+    caller: Caller | None = None
 
 
 class Link(Op, frozen=True, kw_only=True, tag="link"):
@@ -155,6 +159,7 @@ class Link(Op, frozen=True, kw_only=True, tag="link"):
     parent: int
     name: bytes
     time_ns: int = 0
+    caller: Caller | None = None
 
 
 class Rename(Op, frozen=True, kw_only=True, tag="rename"):
@@ -173,12 +178,14 @@ class Rename(Op, frozen=True, kw_only=True, tag="rename"):
     replaces: int = -1
     """Who must be at the new name, 0: nobody; else ESTALE. -1: whoever is."""
     time_ns: int = 0
+    caller: Caller | None = None
 
 
 class SetAttr(Op, frozen=True, kw_only=True, tag="setattr"):
     """Change attributes; None leaves one as it is. ctime becomes the operation's time.
 
-    `size` truncates or extends with a hole. Raises EFBIG, EINVAL, EISDIR, ENOENT.
+    The group bits of `mode` are the mask of an access list. A new owner or group takes set-id bits
+    away. `size` truncates or extends with a hole. Raises EFBIG, EINVAL, EISDIR, ENOENT.
     """
 
     ino: int
@@ -189,15 +196,24 @@ class SetAttr(Op, frozen=True, kw_only=True, tag="setattr"):
     atime_ns: int | None = None
     mtime_ns: int | None = None
     time_ns: int = 0
+    caller: Caller | None = None
+    now: bool = False
+    """The times given are of this moment: who may write may set both."""
+    drop_ids: bool = False
+    """Set-id bits go, as when a file is written by others than root."""
 
 
 class SetXattr(Op, frozen=True, kw_only=True, tag="setxattr"):
-    """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA, E2BIG..."""
+    """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA, E2BIG...
+
+    Those named in `core.meta.acl` are the inode's access lists.
+    """
 
     ino: int
     name: bytes
     value: bytes
     flags: int = 0
+    caller: Caller | None = None
 
 
 class RemoveXattr(Op, frozen=True, kw_only=True, tag="rmxattr"):
@@ -205,6 +221,7 @@ class RemoveXattr(Op, frozen=True, kw_only=True, tag="rmxattr"):
 
     ino: int
     name: bytes
+    caller: Caller | None = None
 
 
 class Commit(Op, frozen=True, kw_only=True, tag="commit"):
@@ -234,6 +251,7 @@ class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     ops: tuple[Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit
                | Acquire | Release | Lock | CopyRange | MakeOrphan | ReserveInos, ...]  # fmt: skip
     caller: Caller = Caller()
+    """Not looked at: operations carry their own. Older log entries and clients have it."""
     chained: bool = False
     """Behind the first operation that fails, all fail with EIO."""
 
@@ -348,31 +366,6 @@ class LayoutReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     extents: tuple[Extent, ...]
     end: int
     lease: int
-
-
-class GetXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Read one extended attribute; ENODATA."""
-
-    shard: int
-    session: int
-    ino: int
-    name: bytes
-
-
-class ListXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """List the names of extended attributes."""
-
-    shard: int
-    session: int
-    ino: int
-
-
-class XattrReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The value, or all names."""
-
-    at: int
-    value: bytes = b""
-    names: tuple[bytes, ...] = ()
 
 
 class StatFs(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cfs.core.api.attr import Caller
+
 
 class CopyRange(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="copy"):
     """Let `[to, to + length)` of a file be the bytes of another (or itself) of the same shard.
@@ -35,3 +37,5 @@ class MakeOrphan(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag
     gid: int
     lease: int = 0
     linkable: bool = True
+    umask: int = 0
+    caller: Caller | None = None

@@ -14,6 +14,8 @@ namespace     create, unlink, rmdir, link
 renaming      rename within the shard
 entries       the names of directories
 links         counting links and entries
+access        who may do what
+acl           access control lists
 attributes    chmod, chown, truncate, utimes
 xattrs        extended attributes
 files         committing extents, truncating

@@ -11,15 +11,16 @@ import stat
 from typing import Any
 
 from cfs.core.api.attr import Attr
-from cfs.core.api.meta import SetAttr
+from cfs.core.api.meta import Create, MakeOrphan, SetAttr
+from cfs.core.meta import access
+from cfs.core.meta import acl as lists
 from cfs.core.meta.records import Inode
-
-_PERMISSIONS = 0o7777
 
 
 def born(
-    now: int, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0, target: bytes = b""
-) -> dict[str, Any]:
+    now: int, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
+    target: bytes = b"", acl: bytes = b"", default_acl: bytes = b"",
+) -> dict[str, Any]:  # fmt: skip
     """Give the fields of a new inode with its first link (a directory: two)."""
     return {
         "mode": mode,
@@ -38,6 +39,8 @@ def born(
         "data_version": 1,
         "parent": parent,
         "target": target,
+        "acl": acl,
+        "default_acl": default_acl,
     }
 
 
@@ -73,7 +76,7 @@ def attributes(there: Inode | Attr, op: SetAttr, now: int, *, resized: bool) -> 
     """Give what `op` changes, but for `size` and `allocated`."""
     mtime_ns = there.mtime_ns if op.size is None else now
     return {
-        "mode": there.mode if op.mode is None else stat.S_IFMT(there.mode) | op.mode & _PERMISSIONS,
+        "mode": there.mode if _keeps_mode(op) else access.mode_after(there, op),
         "uid": there.uid if op.uid is None else op.uid,
         "gid": there.gid if op.gid is None else op.gid,
         "atime_ns": there.atime_ns if op.atime_ns is None else op.atime_ns,
@@ -84,8 +87,37 @@ def attributes(there: Inode | Attr, op: SetAttr, now: int, *, resized: bool) -> 
     }
 
 
-def inherit(parent: Inode | Attr, mode: int, gid: int) -> tuple[int, int]:
-    """Give mode and group of a new inode: a setgid directory passes its group, and itself, on."""
-    if not parent.mode & stat.S_ISGID:
-        return mode, gid
-    return (mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode), parent.gid
+def _keeps_mode(op: SetAttr) -> bool:
+    return op.mode is None and op.uid is None and op.gid is None and not op.drop_ids
+
+
+def inherit(parent: Inode | Attr, op: Create | MakeOrphan) -> dict[str, Any]:
+    """Give mode, owner and access lists of a new inode.
+
+    A setgid directory passes its group on, and itself to directories. A directory with a default
+    access list gives what it makes that list instead of the umask, and directories the default too.
+    """
+    mode, gid, acl, default = op.mode, op.gid, b"", b""
+    if parent.default_acl and not stat.S_ISLNK(mode):
+        mode, acl = lists.inherit(parent.default_acl, mode)
+        default = parent.default_acl if stat.S_ISDIR(mode) else b""
+    elif op.umask and not stat.S_ISLNK(mode):
+        mode &= ~(op.umask & 0o777)
+    if parent.mode & stat.S_ISGID:
+        gid = parent.gid
+        if stat.S_ISDIR(mode):
+            mode |= stat.S_ISGID
+        elif mode & stat.S_ISGID and mode & stat.S_IXGRP and not _keeps_group(parent, op):
+            mode &= ~stat.S_ISGID
+    return {"mode": mode, "uid": op.uid, "gid": gid, "acl": acl, "default_acl": default}
+
+
+def _keeps_group(parent: Inode | Attr, op: Create | MakeOrphan) -> bool:
+    caller = op.caller
+    return caller is None or not caller.uid or access.in_group(caller, parent.gid)
+
+
+def heritage(parent: Inode | Attr) -> bytes:
+    """Name what a directory passes on: two that pass on the same have the same."""
+    passed = parent.gid if parent.mode & stat.S_ISGID else -1
+    return passed.to_bytes(5, "big", signed=True) + parent.default_acl

@@ -84,6 +84,8 @@ class Attach(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="at
     kind: int
     replaces: int = 0
     exchange: bool = False
+    heritage: bytes = b""
+    """What the new inode has inherited; the directory must still pass on just that. Empty: any."""
 
 
 class Detach(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="detach"):
@@ -101,6 +103,8 @@ class MakeInode(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     mode: int
     uid: int
     gid: int
+    acl: bytes = b""
+    default_acl: bytes = b""
 
 
 class Adjust(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="adjust"):
@@ -146,6 +150,7 @@ class ClientOps(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     acked: int
     ops: tuple[ClientOp, ...]
     caller: Caller = Caller()
+    """Not looked at: operations carry their own. Older log entries and clients have it."""
     chained: bool = False
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from cfs.core.api.meta import Attr, Create, Lease, Link, MakeOrphan, Rmdir, Unlink
 from cfs.core.errors import FsError
-from cfs.core.meta import change, leases, links, locks
+from cfs.core.meta import access, change, leases, links, locks
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
 from cfs.core.meta.records import Inode
@@ -38,19 +38,20 @@ def create(draft: Draft, session: int, op: Create) -> tuple[Attr, ...]:
     now = draft.stamp(op.time_ns)
     parent = links.open_directory(draft, op.parent)
     check_name(op.name)
+    access.may_enter(parent, op.caller)
     locks.check_name_free(draft, op.parent, op.name)
     if (there := find(draft, op.parent, op.name)) is not None:
         raise exists(draft, op.parent, op.name, there.ino, there.kind)
     kind = check_new(op)
+    access.may_make(parent, op)
     is_directory = kind == stat.S_IFDIR
     if is_directory:
         links.check_links(parent, op.parent)
-    mode, gid = change.inherit(parent, op.mode, op.gid)
     ino = draft.take_ino(op.ino) if op.ino else draft.new_ino()
     attr = draft.set_inode(
         ino,
         new_inode(
-            draft, mode=mode, uid=op.uid, gid=gid, rdev=op.rdev, target=op.target,
+            draft, **change.inherit(parent, op), rdev=op.rdev, target=op.target,
             parent=op.parent if is_directory else 0, now=now,
         ),
     )  # fmt: skip
@@ -69,9 +70,9 @@ def make_orphan(draft: Draft, session: int, op: MakeOrphan) -> tuple[Attr, ...]:
     check_owner(op.uid, op.gid)
     if not stat.S_ISREG(op.mode) or op.mode >> 16:
         raise FsError(errno.EINVAL, f"mode {op.mode:o} is not a file's")
-    mode, gid = change.inherit(parent, op.mode, op.gid)
+    access.may_make(parent, op)
     ino = draft.new_ino()
-    inode = new_inode(draft, mode=mode, uid=op.uid, gid=gid)
+    inode = new_inode(draft, **change.inherit(parent, op))
     flags = links.LINKABLE if op.linkable else 0
     attr = draft.set_inode(ino, msgspec.structs.replace(inode, nlink=0, flags=flags))
     draft.set_orphan(ino)
@@ -83,13 +84,14 @@ def make_orphan(draft: Draft, session: int, op: MakeOrphan) -> tuple[Attr, ...]:
 def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
     """Apply `Unlink`: the inode with its new nlink, then the directory."""
     now = draft.stamp(op.time_ns)
-    links.directory(draft, op.parent)
+    parent = links.directory(draft, op.parent)
+    access.may_enter(parent, op.caller)
     locks.check_name_free(draft, op.parent, op.name)
     slot = require(draft, op.parent, op.name)
     if slot.kind == stat.S_IFDIR:
         raise FsError(errno.EISDIR, f"{op.name!r} in directory {op.parent} is a directory")
     check_same(slot.ino, op.ino, op.name)
-    links.local(draft, slot.ino)
+    access.may_remove(parent, links.local(draft, slot.ino), op.caller)
     locks.check_ino_free(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
     attr = links.change_links(draft, slot.ino, -1, now=now)
@@ -99,7 +101,8 @@ def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
 def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
     """Apply `Rmdir`: the removed directory, then its parent."""
     now = draft.stamp(op.time_ns)
-    links.directory(draft, op.parent)
+    parent = links.directory(draft, op.parent)
+    access.may_enter(parent, op.caller)
     if op.name == b".":
         raise FsError(errno.EINVAL, "'.' cannot be removed")
     if op.name == b"..":
@@ -109,7 +112,9 @@ def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
     if slot.kind != stat.S_IFDIR:
         raise FsError(errno.ENOTDIR, f"{op.name!r} in directory {op.parent} is not a directory")
     check_same(slot.ino, op.ino, op.name)
-    check_empty(links.local(draft, slot.ino), slot.ino)
+    removed = links.local(draft, slot.ino)
+    access.may_remove(parent, removed, op.caller)
+    check_empty(removed, slot.ino)
     locks.check_removable(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
     attr = links.change_links(draft, slot.ino, -1, now=now)
@@ -119,14 +124,16 @@ def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
 def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
     """Apply `Link`: the inode, then the directory."""
     now = draft.stamp(op.time_ns)
-    links.open_directory(draft, op.parent)
+    parent = links.open_directory(draft, op.parent)
     check_name(op.name)
+    access.may_enter(parent, op.caller)
     locks.check_name_free(draft, op.parent, op.name)
     inode = links.local(draft, op.ino)
     if stat.S_ISDIR(inode.mode):
         raise FsError(errno.EPERM, f"inode {op.ino} is a directory: it has one name")
     if (there := find(draft, op.parent, op.name)) is not None:
         raise exists(draft, op.parent, op.name, there.ino, there.kind)
+    access.may_add(parent, op.caller)
     links.check_links(inode, op.ino)
     locks.check_ino_free(draft, op.ino)
     set_entry(draft, op.parent, op.name, op.ino, stat.S_IFMT(inode.mode))
@@ -136,13 +143,14 @@ def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
 
 def new_inode(
     draft: Draft, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
-    target: bytes = b"", now: int = 0,
+    target: bytes = b"", now: int = 0, acl: bytes = b"", default_acl: bytes = b"",
 ) -> Inode:  # fmt: skip
     """Make an inode with its first link (a directory: two), and count it."""
     draft.state.inodes += 1
     fields = change.born(
-        now or draft.now, mode=mode, uid=uid, gid=gid, rdev=rdev, parent=parent, target=target
-    )
+        now or draft.now, mode=mode, uid=uid, gid=gid, rdev=rdev, parent=parent, target=target,
+        acl=acl, default_acl=default_acl,
+    )  # fmt: skip
     return Inode(**fields, hlc=draft.now)
 
 

@@ -53,6 +53,9 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Hybrid logical stamp of the last change."""
     doomed: int = 0
     """Pages that start in `[size, doomed)` are no part of the file; see `trimming`."""
+    acl: bytes = b""
+    default_acl: bytes = b""
+    """Access lists; see `acl`."""
 
     def attr(self, ino: int) -> Attr:
         """Show the inode as `stat` does."""
@@ -74,6 +77,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             data_version=self.data_version,
             parent=self.parent,
             target=self.target,
+            acl=self.acl,
+            default_acl=self.default_acl,
         )
 
 

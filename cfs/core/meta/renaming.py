@@ -14,7 +14,7 @@ import stat
 from cfs.core.api.meta import Attr, Rename
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
-from cfs.core.meta import links, locks
+from cfs.core.meta import access, links, locks
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.entries import NAME_BYTES_MAX, find, remove_entry, require, set_entry
 from cfs.core.meta.namespace import check_empty, check_same, exists
@@ -30,8 +30,8 @@ def rename(draft: Draft, op: Rename) -> tuple[Attr, ...]:
     if op.flags not in {0, NOREPLACE, EXCHANGE}:
         raise FsError(errno.EINVAL, f"rename flags {op.flags} are unknown or contradict")
     now = draft.stamp(op.time_ns)
-    links.directory(draft, op.parent)
-    links.open_directory(draft, op.new_parent)
+    access.may_enter(links.directory(draft, op.parent), op.caller)
+    access.may_enter(links.open_directory(draft, op.new_parent), op.caller)
     for name in (op.name, op.new_name):
         check_renamed(name)
     locks.check_name_free(draft, op.parent, op.name)
@@ -76,6 +76,7 @@ def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int) 
     is_directory = source.kind == stat.S_IFDIR
     crosses = op.parent != op.new_parent
     links.local(draft, source.ino)
+    _check_allowed(draft, op, source, there)
     if is_directory and crosses:
         _check_ancestry(draft, source.ino, op.parent, op.new_parent)
         locks.check_movable(draft, source.ino)
@@ -107,6 +108,7 @@ def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int) 
 def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot, now: int) -> tuple[Attr, ...]:
     links.local(draft, source.ino)
     links.local(draft, there.ino)
+    _check_allowed(draft, op, source, there)
     pairs = ((source, op.parent, op.new_parent), (there, op.new_parent, op.parent))
     for slot, old, new in pairs:
         if slot.kind == stat.S_IFDIR and old != new:
@@ -133,6 +135,15 @@ def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot, now: int) -> 
         _show(draft, op.new_parent),
         draft.inode(there.ino).attr(there.ino),
     )
+
+
+def _check_allowed(draft: Draft, op: Rename, source: Slot, there: Slot | None) -> None:
+    if op.caller is not None:
+        access.may_rename(
+            op.caller, draft.inode(op.parent), draft.inode(op.new_parent),
+            draft.inode(source.ino), None if there is None else links.local(draft, there.ino),
+            crosses=op.parent != op.new_parent, exchange=bool(op.flags & EXCHANGE),
+        )  # fmt: skip
 
 
 def _check_ancestry(draft: Draft, moved: int, old_parent: int, new_parent: int) -> None:

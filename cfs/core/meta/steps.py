@@ -19,7 +19,7 @@ import stat
 from typing import assert_never
 
 from cfs.core.errors import FsError, Unavailable
-from cfs.core.meta import keys, links, locks, namespace
+from cfs.core.meta import change, keys, links, locks, namespace
 from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, MakeInode, RenameLock, Stay, Step
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
@@ -103,8 +103,9 @@ def apply(draft: Draft, step: Step, made: int) -> int | None:
             return step.parent
         case MakeInode():
             inode = namespace.new_inode(
-                draft, mode=step.mode, uid=step.uid, gid=step.gid, parent=step.parent
-            )
+                draft, mode=step.mode, uid=step.uid, gid=step.gid, parent=step.parent,
+                acl=step.acl, default_acl=step.default_acl,
+            )  # fmt: skip
             draft.set_inode(made, inode)
             return made
         case Adjust():
@@ -130,6 +131,8 @@ def _check_attach(draft: Draft, step: Attach) -> None:
         raise _changed(f"{step.name!r} in directory {step.parent}")
     if there is not None and not step.exchange:
         check_kinds(step.kind, there.kind, step.name)
+    if step.heritage and step.heritage != change.heritage(parent):
+        raise _changed(f"what directory {step.parent} passes on")
     if step.kind == stat.S_IFDIR and (there is None or there.kind != stat.S_IFDIR):
         links.check_links(parent, step.parent)
 

@@ -1,16 +1,18 @@
-"""Extended attributes: raw names in the key, values up to 64 KiB."""
+"""Extended attributes: raw names in the key, values up to 64 KiB; access lists in the inode."""
 
 from __future__ import annotations
 
 import errno
+import stat
 
 from msgspec.structs import replace
 
 from cfs.core.api.meta import Attr, RemoveXattr, SetXattr
 from cfs.core.errors import FsError
-from cfs.core.meta import keys
+from cfs.core.meta import access, keys
+from cfs.core.meta import acl as lists
 from cfs.core.meta.draft import Draft
-from cfs.core.meta.records import XATTR, Xattr
+from cfs.core.meta.records import XATTR, Inode, Xattr
 
 CREATE = 1
 REPLACE = 2
@@ -20,13 +22,16 @@ VALUE_BYTES_MAX = 64 << 10
 
 def set_xattr(draft: Draft, op: SetXattr) -> tuple[Attr, ...]:
     """Apply `SetXattr`. Raises ERANGE (name), E2BIG (value), EEXIST, ENODATA, EINVAL, ENOENT."""
-    draft.inode(op.ino)
+    inode = draft.inode(op.ino)
     if not 0 < len(op.name) <= XATTR_NAME_BYTES_MAX or b"\0" in op.name:
         raise FsError(errno.ERANGE, f"xattr name has {len(op.name)} bytes")
     if len(op.value) > VALUE_BYTES_MAX:
         raise FsError(errno.E2BIG, f"xattr value has {len(op.value)} bytes")
     if op.flags not in {0, CREATE, REPLACE}:
         raise FsError(errno.EINVAL, f"xattr flags {op.flags} are unknown or contradict")
+    access.may_set_xattr(inode, op)
+    if op.name in lists.NAMES:
+        return (_set_list(draft, inode, op),)
     key = keys.xattr(op.ino, op.name)
     there = draft.get(key) is not None if op.flags else False
     if op.flags & CREATE and there:
@@ -39,14 +44,52 @@ def set_xattr(draft: Draft, op: SetXattr) -> tuple[Attr, ...]:
 
 def remove_xattr(draft: Draft, op: RemoveXattr) -> tuple[Attr, ...]:
     """Apply `RemoveXattr`. Raises ENODATA, ENOENT."""
-    draft.inode(op.ino)
+    inode = draft.inode(op.ino)
     if not 0 < len(op.name) <= XATTR_NAME_BYTES_MAX:
         raise FsError(errno.ERANGE, f"xattr name has {len(op.name)} bytes")
+    access.may_set_xattr(inode, op)
+    if op.name in lists.NAMES:
+        if not (inode.acl if op.name == lists.ACCESS else inode.default_acl):
+            raise FsError(errno.ENODATA, f"inode {op.ino} has no xattr {op.name!r}")
+        return (_keep_list(draft, op.ino, inode, op.name, b"", inode.mode),)
     key = keys.xattr(op.ino, op.name)
     if draft.get(key) is None:
         raise FsError(errno.ENODATA, f"inode {op.ino} has no xattr {op.name!r}")
     draft.delete(key)
     return (_touch(draft, op.ino),)
+
+
+def _set_list(draft: Draft, inode: Inode, op: SetXattr) -> Attr:
+    """Replace an access list; an access list sets the mode's nine bits too."""
+    acl = lists.from_xattr(op.value)
+    lists.settable(stat.S_IFMT(inode.mode), op.name, clears=acl is None)
+    there = inode.acl if op.name == lists.ACCESS else inode.default_acl
+    if op.flags & CREATE and there:
+        raise FsError(errno.EEXIST, f"inode {op.ino} has xattr {op.name!r} already")
+    if op.flags & REPLACE and not there:
+        raise FsError(errno.ENODATA, f"inode {op.ino} has no xattr {op.name!r}")
+    if acl is None:
+        return _keep_list(draft, op.ino, inode, op.name, b"", inode.mode)
+    if op.name == lists.DEFAULT:
+        return _keep_list(draft, op.ino, inode, op.name, lists.whole(acl), inode.mode)
+    mode = inode.mode & ~0o777 | acl.bits
+    caller = op.caller
+    if caller is not None and caller.uid and not access.in_group(caller, inode.gid):
+        mode &= ~stat.S_ISGID
+    return _keep_list(draft, op.ino, inode, op.name, lists.beside_mode(acl), mode)
+
+
+def _keep_list(draft: Draft, ino: int, inode: Inode, name: bytes, stored: bytes, mode: int) -> Attr:
+    after = replace(
+        inode,
+        mode=mode,
+        acl=stored if name == lists.ACCESS else inode.acl,
+        default_acl=stored if name == lists.DEFAULT else inode.default_acl,
+        ctime_ns=draft.now,
+        version=inode.version + 1,
+        hlc=draft.now,
+    )
+    return draft.set_inode(ino, after)
 
 
 def _touch(draft: Draft, ino: int) -> Attr:

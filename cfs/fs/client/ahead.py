@@ -22,7 +22,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
-from cfs.core.meta import attributes, change, namespace, renaming
+from cfs.core.meta import access, attributes, change, namespace, renaming
 from cfs.core.meta.entries import check_name
 from cfs.fs.client.cache import Name, Node
 from cfs.fs.client.file import File
@@ -55,9 +55,11 @@ class Ahead(Ground):
         node = self._cache.node(op.parent)
         directory = known(node)
         check_name(op.name)
+        access.may_enter(directory, op.caller)
         if self._find(node, op.name) is not None:
             raise FsError(errno.EEXIST)
         kind = namespace.check_new(op)
+        access.may_make(directory, op)
         is_directory = kind == stat.S_IFDIR
         if is_directory:
             if op.parent == ROOT_INO or node.xattr_names is None:
@@ -71,11 +73,10 @@ class Ahead(Ground):
         now = self._clock.time_ns()
         self._put(lane, replace(op, ino=ino, time_ns=now, lease=int(_HELD)), (op.parent, ino))
         self._queue.made.add(ino)
-        mode, gid = change.inherit(directory, op.mode, op.gid)
         attr = Attr(
             ino=ino,
             **change.born(
-                now, mode=mode, uid=op.uid, gid=gid, rdev=op.rdev, target=op.target,
+                now, **change.inherit(directory, op), rdev=op.rdev, target=op.target,
                 parent=op.parent if is_directory else 0,
             ),
         )  # fmt: skip
@@ -107,12 +108,14 @@ class Ahead(Ground):
         node = self._cache.node(op.parent)
         attr = known(target)
         check_name(op.name)
+        access.may_enter(known(node), op.caller)
         if stat.S_ISDIR(attr.mode):
             raise FsError(errno.EPERM)
         if self._find(node, op.name) is not None:
             raise FsError(errno.EEXIST)
         if not attr.nlink:
             return None
+        access.may_add(known(node), op.caller)
         check_links(attr)
         if not self._in_line(op.ino):
             return None
@@ -141,6 +144,7 @@ class Ahead(Ground):
         if lane is None:
             return None
         node = self._cache.node(op.parent)
+        access.may_enter(known(node), op.caller)
         there = self._require(node, op.name)
         if there.kind == stat.S_IFDIR:
             raise FsError(errno.EISDIR)
@@ -159,12 +163,14 @@ class Ahead(Ground):
         if lane is None or op.name in _DOTS:
             return None
         node = self._cache.node(op.parent)
+        access.may_enter(known(node), op.caller)
         there = self._require(node, op.name)
         if there.kind != stat.S_IFDIR:
             raise FsError(errno.ENOTDIR)
         target = self._removable(there.ino, lane)
         if target is None:
             return None
+        access.may_remove(known(node), known(target), op.caller)
         namespace.check_empty(known(target), there.ino)
         return self._remove(lane, node, there, op, subdirectories=-1)
 
@@ -175,6 +181,7 @@ class Ahead(Ground):
         target = self._removable(there.ino, lane)
         if target is None:
             return None
+        access.may_remove(known(node), known(target), op.caller)
         now = self._clock.time_ns()
         self._put(lane, replace(op, ino=there.ino, time_ns=now), (op.parent, there.ino))
         self._set_name(node, op.name, 0, 0)
@@ -202,6 +209,8 @@ class Ahead(Ground):
         if lane is None:
             return None
         old, new = self._cache.node(op.parent), self._cache.node(op.new_parent)
+        access.may_enter(known(old), op.caller)
+        access.may_enter(known(new), op.caller)
         source, there = self._names_moved(op, old, new)
         if there is not None and there.ino == source.ino:
             return True
@@ -210,6 +219,11 @@ class Ahead(Ground):
         if moved is None or (is_directory and old is not new):
             return None
         replaced = None if there is None else self._replaceable(source, there, lane)
+        if op.caller is not None and (there is None or replaced is not None):
+            access.may_rename(
+                op.caller, known(old), known(new), known(moved),
+                None if replaced is None else known(replaced), crosses=old is not new,
+            )  # fmt: skip
         if (there is not None and replaced is None) or not self._in_line(source.ino):
             return None
         now = self._clock.time_ns()

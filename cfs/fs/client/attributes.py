@@ -3,7 +3,7 @@
 `setattr` is carried out ahead of the shard where that is allowed (`ahead`). Elsewhere it commits a
 file's dirty bytes first, so no later size, mode or time survives without them; a size is set under
 the WRITE lease, in order with the file's commits. Extended attributes are cached under the inode's
-lease: their names all together, small values one by one.
+lease: their names all together, small values one by one. Access lists come with the attributes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import stat
 import msgspec
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr, Lease
+from cfs.core.api.meta import Attr, Caller, Lease
 from cfs.core.errors import CfsError, FsError
+from cfs.core.meta import access, attributes
+from cfs.core.meta import acl as lists
 from cfs.fs.client.file import File
 from cfs.fs.client.listing import Listings
 from cfs.fs.client.space import Totals
@@ -31,13 +33,19 @@ class Attributes(Listings):
     async def setattr(
         self, ino: int, *, mode: int | None = None, uid: int | None = None,
         gid: int | None = None, size: int | None = None, atime_ns: int | None = None,
-        mtime_ns: int | None = None,
+        mtime_ns: int | None = None, now: bool = False, drop_ids: bool = False,
+        caller: Caller | None = None,
     ) -> Attr:  # fmt: skip
-        """Change attributes; None leaves one. Raises EFBIG, EINVAL, EISDIR, ENOENT, ENOSPC."""
+        """Change attributes; None leaves one. See `meta.SetAttr`.
+
+        Raises EFBIG, EINVAL, EISDIR, ENOENT, ENOSPC, EACCES, EPERM.
+        """
         client = self.client
         op = meta.SetAttr(
-            ino=ino, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns
-        )
+            ino=ino, mode=mode, uid=uid, gid=gid, size=size, atime_ns=atime_ns, mtime_ns=mtime_ns,
+            now=now, drop_ids=drop_ids, caller=caller,
+        )  # fmt: skip
+        attributes.check_values(op)  # what cannot be encoded must not get into a lane
         if size is not None:
             return await self._set_size(op, size)
         changed = await client.ahead.setattr(op, client.deadline())
@@ -86,8 +94,6 @@ class Attributes(Listings):
 
     async def _set_size(self, op: meta.SetAttr, size: int) -> Attr:
         """Set the size under the WRITE lease: bytes below it first, those above are forgotten."""
-        if not 0 <= size <= SIZE_MAX:
-            raise FsError(errno.EINVAL if size < 0 else errno.EFBIG)
         client = self.client
         attr = await self.getattr(op.ino)
         if not stat.S_ISREG(attr.mode):
@@ -99,6 +105,8 @@ class Attributes(Listings):
                 deadline = client.deadline()
                 await client.session.ensure(file.node.shard, deadline)
                 await client.writeback.acquire(file, deadline)
+                # under the lease nobody changes what this looks at, and the bytes are still here
+                access.may_set(client.cache.attr(op.ino) or attr, op)
                 changed = await client.ahead.setattr(op, deadline)
                 if changed is not None:
                     return self.view(changed)
@@ -141,9 +149,13 @@ class Attributes(Listings):
 
     # --- extended attributes
 
-    async def getxattr(self, ino: int, name: bytes) -> bytes:
-        """Give an extended attribute. Raises ENODATA."""
-        names = await self.listxattr(ino)
+    async def getxattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> bytes:
+        """Give an extended attribute. Raises ENODATA, EACCES."""
+        attr = await self.getattr(ino)
+        access.may_get_xattr(attr, name, caller)
+        if name in lists.NAMES:
+            return access_list(attr, name)
+        names = await self._xattr_names(ino)
         if name not in names:
             raise FsError(errno.ENODATA)
         client = self.client
@@ -167,10 +179,13 @@ class Attributes(Listings):
                 node.xattrs[name] = reply.value
         return reply.value
 
-    async def listxattr(self, ino: int) -> frozenset[bytes]:
-        """Give the names of all extended attributes."""
+    async def listxattr(self, ino: int, *, caller: Caller | None = None) -> frozenset[bytes]:
+        """Give the names of all extended attributes that the caller may see."""
+        attr = await self.getattr(ino)  # under its lease the answer may be kept
+        return xattrs_shown(attr, await self._xattr_names(ino), caller)
+
+    async def _xattr_names(self, ino: int) -> frozenset[bytes]:
         client = self.client
-        await self.getattr(ino)  # under its lease the answer may be kept
         node = client.cache.node(ino)
         if node.xattr_names is not None and client.cache.leased(node):
             return node.xattr_names
@@ -184,13 +199,17 @@ class Attributes(Listings):
                 node.xattr_names = names
         return names
 
-    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+    async def setxattr(
+        self, ino: int, name: bytes, value: bytes, flags: int = 0, *, caller: Caller | None = None
+    ) -> None:
         """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA..."""
-        await self._change_xattr(meta.SetXattr(ino=ino, name=name, value=value, flags=flags))
+        await self._change_xattr(
+            meta.SetXattr(ino=ino, name=name, value=value, flags=flags, caller=caller)
+        )
 
-    async def removexattr(self, ino: int, name: bytes) -> None:
+    async def removexattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> None:
         """Remove an extended attribute. Raises ENODATA."""
-        await self._change_xattr(meta.RemoveXattr(ino=ino, name=name))
+        await self._change_xattr(meta.RemoveXattr(ino=ino, name=name, caller=caller))
 
     async def _change_xattr(self, op: meta.SetXattr | meta.RemoveXattr) -> None:
         client = self.client
@@ -204,3 +223,22 @@ class Attributes(Listings):
                 client.fences.close_ino(op.ino)
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
+
+
+def access_list(attr: Attr, name: bytes) -> bytes:
+    """Give an access list as an extended attribute shows it. Raises ENODATA."""
+    value = lists.shown(name, attr.mode, attr.acl, attr.default_acl)
+    if value is None:
+        raise FsError(errno.ENODATA)
+    return value
+
+
+def xattrs_shown(attr: Attr, names: frozenset[bytes], caller: Caller | None) -> frozenset[bytes]:
+    """Give the names a caller is told: access lists too, what is for root only to root."""
+    if attr.acl:
+        names |= {lists.ACCESS}
+    if attr.default_acl:
+        names |= {lists.DEFAULT}
+    if caller is None or not caller.uid:
+        return names
+    return frozenset(name for name in names if not name.startswith(b"trusted."))

@@ -19,8 +19,9 @@ import msgspec
 import trio
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr, Extent, Lease
+from cfs.core.api.meta import Attr, Caller, Extent, Lease
 from cfs.core.errors import CfsError, FsError, NotFound, Retryable
+from cfs.core.meta import access
 from cfs.core.meta.extents import end_of
 from cfs.fs.client.attributes import SIZE_MAX, Attributes
 from cfs.fs.client.file import File, clip
@@ -54,8 +55,13 @@ class Contents(Attributes):
 
     # --- opening, closing
 
-    async def open(self, ino: int, flags: int) -> int:
-        """Open a file; give a handle. Honours O_TRUNC, O_APPEND, O_SYNC. Raises ENOENT, EISDIR."""
+    async def open(
+        self, ino: int, flags: int, *, caller: Caller | None = None, drop_ids: bool = False
+    ) -> int:
+        """Open a file; give a handle. Honours O_TRUNC, O_APPEND, O_SYNC.
+
+        With `drop_ids` O_TRUNC takes set-id bits away. Raises ENOENT, EISDIR, EACCES.
+        """
         client = self.client
         file = client.writeback.file(ino)
         file.opens += 1
@@ -66,21 +72,26 @@ class Contents(Attributes):
             attr = attr or await self.getattr(ino)
             if stat.S_ISDIR(attr.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
                 raise FsError(errno.EISDIR)  # noqa: TRY301
+            if caller is not None:
+                access.check(attr, caller, access.wanted(flags))
             if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
-                await self.setattr(ino, size=0)
+                await self.setattr(ino, size=0, drop_ids=drop_ids)
         except BaseException:
             self.closed(file)
             raise
         return self._opened(file, flags)
 
     async def create_file(
-        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0
-    ) -> tuple[int, Attr]:
+        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0,
+        umask: int = 0, caller: Caller | None = None,
+    ) -> tuple[int, Attr]:  # fmt: skip
         """Make a regular file and open it; without O_EXCL one that is there is opened instead."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         while True:
             try:
-                attr, file = await self.create(parent, name, mode, uid=uid, gid=gid, opened=True)
+                attr, file = await self.create(
+                    parent, name, mode, uid=uid, gid=gid, opened=True, umask=umask, caller=caller
+                )
             except FsError as error:
                 if error.errno != errno.EEXIST or flags & os.O_EXCL:
                     raise
@@ -88,10 +99,11 @@ class Contents(Attributes):
                 assert file is not None
                 return self._opened(file, flags & ~os.O_TRUNC), attr
             try:
-                attr = await self.lookup(parent, name)
+                attr = await self.lookup(parent, name, caller=caller)
                 if stat.S_ISDIR(attr.mode):
                     raise FsError(errno.EISDIR)  # noqa: TRY301
-                handle = await self.open(attr.ino, flags)
+                drop_ids = caller is not None and caller.uid != 0
+                handle = await self.open(attr.ino, flags, caller=caller, drop_ids=drop_ids)
             except FsError as error:
                 if error.errno != errno.ENOENT:
                     raise

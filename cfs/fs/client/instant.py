@@ -13,11 +13,13 @@ import stat
 from typing import Any
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
+from cfs.core.meta import access
+from cfs.core.meta import acl as lists
 from cfs.core.meta.entries import NAME_BYTES_MAX
 from cfs.core.meta.extents import end_of
-from cfs.fs.client.attributes import SIZE_MAX
+from cfs.fs.client.attributes import SIZE_MAX, access_list, xattrs_shown
 from cfs.fs.client.cache import Name
 from cfs.fs.client.contents import SYNCED
 from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
@@ -30,11 +32,16 @@ class Instant(Paths):
 
     # --- names and attributes
 
-    def try_lookup(self, parent: int, name: bytes) -> Attr | None:
-        """See `lookup`. Raises ENOENT, ENAMETOOLONG."""
+    def try_lookup(self, parent: int, name: bytes, *, caller: Caller | None = None) -> Attr | None:
+        """See `lookup`. Raises ENOENT, ENAMETOOLONG, EACCES."""
         if len(name) > NAME_BYTES_MAX:
             raise FsError(errno.ENAMETOOLONG)
         cache = self.client.cache
+        if caller is not None:
+            directory = cache.attr(parent)
+            if directory is None:
+                return None
+            access.may_enter(directory, caller)
         known = cache.name(parent, name) if name not in DOTS else None
         if known is None:
             return None
@@ -57,17 +64,23 @@ class Instant(Paths):
             raise FsError(errno.EINVAL)
         return attr.target
 
-    def try_listxattr(self, ino: int) -> frozenset[bytes] | None:
+    def try_listxattr(self, ino: int, *, caller: Caller | None = None) -> frozenset[bytes] | None:
         """See `listxattr`."""
-        cache = self.client.cache
-        node = cache.peek(ino)
-        return node.xattr_names if node is not None and cache.leased(node) else None
+        attr = self.client.cache.attr(ino)
+        names = self.client.cache.node(ino).xattr_names
+        return None if attr is None or names is None else xattrs_shown(attr, names, caller)
 
-    def try_getxattr(self, ino: int, name: bytes) -> bytes | None:
-        """See `getxattr`. Raises ENODATA."""
+    def try_getxattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> bytes | None:
+        """See `getxattr`. Raises ENODATA, EACCES."""
         cache = self.client.cache
-        node = cache.peek(ino)
-        if node is None or node.xattr_names is None or not cache.leased(node):
+        attr = cache.attr(ino)
+        if attr is None:
+            return None
+        access.may_get_xattr(attr, name, caller)
+        if name in lists.NAMES:
+            return access_list(attr, name)
+        node = cache.node(ino)
+        if node.xattr_names is None:
             return None
         if name not in node.xattr_names:
             raise FsError(errno.ENODATA)
@@ -77,21 +90,32 @@ class Instant(Paths):
 
     def try_create(
         self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0, rdev: int = 0,
-        target: bytes = b"",
+        target: bytes = b"", umask: int = 0, caller: Caller | None = None,
     ) -> Attr | None:  # fmt: skip
         """See `create`; without opening it."""
-        made = self._try_create(parent, name, mode, uid, gid, rdev, target)
+        made = self.client.ahead.try_create(
+            meta.Create(
+                parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target,
+                umask=umask, caller=caller,
+            )
+        )  # fmt: skip
         if made is not None and stat.S_ISREG(mode):
             self.made(made, opened=False)
         return made
 
     def try_create_file(
-        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0
-    ) -> tuple[int, Attr] | None:
+        self, parent: int, name: bytes, mode: int, flags: int, *, uid: int = 0, gid: int = 0,
+        umask: int = 0, caller: Caller | None = None,
+    ) -> tuple[int, Attr] | None:  # fmt: skip
         """See `create_file`; None too when the name is there."""
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         try:
-            made = self._try_create(parent, name, mode, uid, gid, 0, b"")
+            made = self.client.ahead.try_create(
+                meta.Create(
+                    parent=parent, name=name, mode=mode, uid=uid, gid=gid, umask=umask,
+                    caller=caller,
+                )
+            )  # fmt: skip
         except FsError as error:
             if error.errno != errno.EEXIST:
                 raise
@@ -100,56 +124,60 @@ class Instant(Paths):
             return None
         return self._opened(self.made(made, opened=True), flags & ~os.O_TRUNC), made
 
-    def _try_create(
-        self, parent: int, name: bytes, mode: int, uid: int, gid: int, rdev: int, target: bytes
+    def try_link(
+        self, ino: int, parent: int, name: bytes, *, caller: Caller | None = None
     ) -> Attr | None:
-        return self.client.ahead.try_create(
-            meta.Create(
-                parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
-            )
-        )
-
-    def try_link(self, ino: int, parent: int, name: bytes) -> Attr | None:
         """See `link`."""
-        attr = self.client.ahead.try_link(meta.Link(ino=ino, parent=parent, name=name))
+        op = meta.Link(ino=ino, parent=parent, name=name, caller=caller)
+        attr = self.client.ahead.try_link(op)
         return None if attr is None else self.view(attr)
 
-    def try_unlink(self, parent: int, name: bytes) -> bool | None:
+    def try_unlink(self, parent: int, name: bytes, *, caller: Caller | None = None) -> bool | None:
         """See `unlink`: True when it is removed."""
-        return self.client.ahead.try_unlink(meta.Unlink(parent=parent, name=name))
+        op = meta.Unlink(parent=parent, name=name, caller=caller)
+        return self.client.ahead.try_unlink(op)
 
-    def try_rmdir(self, parent: int, name: bytes) -> bool | None:
+    def try_rmdir(self, parent: int, name: bytes, *, caller: Caller | None = None) -> bool | None:
         """See `rmdir`: True when it is removed."""
-        return self.client.ahead.try_rmdir(meta.Rmdir(parent=parent, name=name))
+        op = meta.Rmdir(parent=parent, name=name, caller=caller)
+        return self.client.ahead.try_rmdir(op)
 
     def try_rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
-    ) -> bool | None:
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0, *,
+        caller: Caller | None = None,
+    ) -> bool | None:  # fmt: skip
         """See `rename`: True when it is moved."""
         op = meta.Rename(
-            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
-        )
+            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags,
+            caller=caller,
+        )  # fmt: skip
         return self.client.ahead.try_rename(op)
 
     def try_setattr(
         self, ino: int, *, mode: int | None = None, uid: int | None = None,
         gid: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+        now: bool = False, caller: Caller | None = None,
     ) -> Attr | None:  # fmt: skip
         """See `setattr`; not of the size."""
         attr = self.client.ahead.try_setattr(
-            meta.SetAttr(ino=ino, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns)
-        )
+            meta.SetAttr(
+                ino=ino, mode=mode, uid=uid, gid=gid, atime_ns=atime_ns, mtime_ns=mtime_ns,
+                now=now, caller=caller,
+            )
+        )  # fmt: skip
         return None if attr is None else self.view(attr)
 
     # --- listings
 
-    def try_opendir(self, ino: int) -> int | None:
-        """See `opendir`. Raises ENOTDIR."""
+    def try_opendir(self, ino: int, *, caller: Caller | None = None) -> int | None:
+        """See `opendir`. Raises ENOTDIR, EACCES."""
         attr = self.client.cache.attr(ino)
         if attr is None:
             return None
         if not stat.S_ISDIR(attr.mode):
             raise FsError(errno.ENOTDIR)
+        if caller is not None:
+            access.check(attr, caller, access.READ)
         handle = self._take_handle()
         self._directories[handle] = Directory(ino)
         return handle
@@ -171,14 +199,16 @@ class Instant(Paths):
 
     # --- open files
 
-    def try_open(self, ino: int, flags: int) -> int | None:
-        """See `open`. Raises EISDIR."""
+    def try_open(self, ino: int, flags: int, *, caller: Caller | None = None) -> int | None:
+        """See `open`. Raises EISDIR, EACCES."""
         client = self.client
         attr = client.cache.attr(ino)
         if attr is None:
             return None
         if stat.S_ISDIR(attr.mode) and flags & os.O_ACCMODE != os.O_RDONLY:
             raise FsError(errno.EISDIR)
+        if caller is not None:
+            access.check(attr, caller, access.wanted(flags))
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             return None
         file = client.writeback.file(ino)

@@ -14,9 +14,10 @@ import msgspec
 import trio
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
+from cfs.core.meta import access
 from cfs.fs.client.names import Names
 
 READDIR_ENTRIES = 1024
@@ -47,11 +48,12 @@ class Listings(Names):
         super().__init__(client)
         self._directories: dict[int, Directory] = {}
 
-    async def opendir(self, ino: int) -> int:
-        """Open a directory; give a handle. Raises ENOTDIR."""
+    async def opendir(self, ino: int, *, caller: Caller | None = None) -> int:
+        """Open a directory; give a handle. Raises ENOTDIR, EACCES."""
         attr = await self.getattr(ino)
         if not stat.S_ISDIR(attr.mode):
             raise FsError(errno.ENOTDIR)
+        access.check(attr, caller, access.READ)
         handle = self._take_handle()
         self._directories[handle] = Directory(ino)
         return handle

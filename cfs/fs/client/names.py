@@ -4,6 +4,9 @@ Each is answered from the cache where a lease allows, else by the shard of the (
 runs it exactly once. What a reply teaches is kept under the rules of `cache`. A file's dirty bytes
 are committed before it gets a name (`rename`, `link`), so no name survives without them; a file
 that is open here is pinned before its name is removed.
+
+`caller` everywhere in `Files`: on whose behalf; None: nothing is checked. The shard checks changes;
+looking names up, opening and listing are checked here, on attributes held under a lease.
 """
 
 from __future__ import annotations
@@ -12,9 +15,10 @@ import errno
 import stat
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr, Lease
+from cfs.core.api.meta import Attr, Caller, Lease
 from cfs.core.errors import FsError
 from cfs.core.ids import Ino, shard_of
+from cfs.core.meta import access
 from cfs.core.meta.entries import NAME_BYTES_MAX
 from cfs.fs.client.cache import UNKNOWN_COOKIE, Name
 from cfs.fs.client.client import Client
@@ -34,21 +38,24 @@ class Names:
 
     # --- finding
 
-    async def lookup(self, parent: int, name: bytes) -> Attr:
-        """Find a name. Raises ENOENT, ENOTDIR, ENAMETOOLONG."""
+    async def lookup(self, parent: int, name: bytes, *, caller: Caller | None = None) -> Attr:
+        """Find a name. Raises ENOENT, ENOTDIR, ENAMETOOLONG, EACCES."""
         if len(name) > NAME_BYTES_MAX:
             raise FsError(errno.ENAMETOOLONG)
-        client = self.client
-        known = client.cache.name(parent, name) if name not in DOTS else None
+        if caller is not None:
+            access.may_enter(await self.getattr(parent), caller)
+        if name in DOTS:
+            return await self._dots(parent, name)
+        known = self.client.cache.name(parent, name)
         if known is not None:
             if not known.ino:
                 raise FsError(errno.ENOENT)
-            attr = client.cache.attr(known.ino)
+            attr = self.client.cache.attr(known.ino)
             if attr is not None:
                 return self.view(attr)
-        if name in DOTS:
-            here = await self.getattr(parent)
-            return await self.getattr(here.parent) if name == b".." and here.parent else here
+        return await self._look(parent, name)
+
+    async def _look(self, parent: int, name: bytes) -> Attr:
         while True:
             ino, attr = await self._lookup(parent, name)
             if attr is not None:
@@ -58,6 +65,10 @@ class Names:
             except FsError as error:  # the name led to an inode of another shard that went
                 if error.errno != errno.ENOENT:
                     raise
+
+    async def _dots(self, directory: int, name: bytes) -> Attr:
+        here = await self.getattr(directory)
+        return await self.getattr(here.parent) if name == b".." and here.parent else here
 
     async def _lookup(self, parent: int, name: bytes) -> tuple[int, Attr | None]:
         client = self.client
@@ -123,9 +134,11 @@ class Names:
 
     async def create(
         self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0, rdev: int = 0,
-        target: bytes = b"", opened: bool = False,
+        target: bytes = b"", opened: bool = False, umask: int = 0, caller: Caller | None = None,
     ) -> tuple[Attr, File | None]:  # fmt: skip
         """Make whatever `mode` says. Raises EEXIST, ENOENT, ENOTDIR, ENAMETOOLONG, EMLINK...
+
+        The umask is taken away where the directory has no default access list.
 
         With `opened` a regular file's state comes too, with one more open counted.
         """
@@ -137,7 +150,7 @@ class Names:
             lease |= Lease.WRITE
         op = meta.Create(
             parent=parent, name=name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target,
-            lease=int(lease),
+            lease=int(lease), umask=umask, caller=caller,
         )  # fmt: skip
         made = await client.ahead.create(op, client.deadline())
         if made is not None:
@@ -180,27 +193,36 @@ class Names:
         return file
 
     async def mkdir(
-        self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0
-    ) -> Attr:
+        self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0,
+        umask: int = 0, caller: Caller | None = None,
+    ) -> Attr:  # fmt: skip
         """Make a directory."""
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid)
+        attr, _ = await self.create(
+            parent, name, mode, uid=uid, gid=gid, umask=umask, caller=caller
+        )
         return attr
 
     async def mknod(
-        self, parent: int, name: bytes, mode: int, rdev: int = 0, *, uid: int = 0, gid: int = 0
-    ) -> Attr:
+        self, parent: int, name: bytes, mode: int, rdev: int = 0, *, uid: int = 0, gid: int = 0,
+        umask: int = 0, caller: Caller | None = None,
+    ) -> Attr:  # fmt: skip
         """Make a file or a special file; a mode without a type means a regular one."""
         mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
-        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid, rdev=rdev)
+        attr, _ = await self.create(
+            parent, name, mode, uid=uid, gid=gid, rdev=rdev, umask=umask, caller=caller
+        )
         return attr
 
     async def symlink(
-        self, parent: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0
-    ) -> Attr:
+        self, parent: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0,
+        caller: Caller | None = None,
+    ) -> Attr:  # fmt: skip
         """Make a symbolic link."""
         mode = stat.S_IFLNK | 0o777
-        attr, _ = await self.create(parent, name, mode, uid=uid, gid=gid, target=target)
+        attr, _ = await self.create(
+            parent, name, mode, uid=uid, gid=gid, target=target, caller=caller
+        )
         return attr
 
     async def readlink(self, ino: int) -> bytes:
@@ -210,10 +232,12 @@ class Names:
             raise FsError(errno.EINVAL)
         return attr.target
 
-    async def link(self, ino: int, parent: int, name: bytes) -> Attr:
+    async def link(
+        self, ino: int, parent: int, name: bytes, *, caller: Caller | None = None
+    ) -> Attr:
         """Give a non-directory another name."""
         client = self.client
-        op = meta.Link(ino=ino, parent=parent, name=name)
+        op = meta.Link(ino=ino, parent=parent, name=name, caller=caller)
         linked = await client.ahead.link(op, client.deadline())
         if linked is not None:
             return self.view(linked)
@@ -230,10 +254,10 @@ class Names:
 
     # --- removing, moving
 
-    async def unlink(self, parent: int, name: bytes) -> None:
+    async def unlink(self, parent: int, name: bytes, *, caller: Caller | None = None) -> None:
         """Remove a name that is not a directory; an open file lives on until its last close."""
         client = self.client
-        op = meta.Unlink(parent=parent, name=name)
+        op = meta.Unlink(parent=parent, name=name, caller=caller)
         if await client.ahead.unlink(op, client.deadline()):
             return
         await self._pin_if_open(parent, name)
@@ -246,10 +270,10 @@ class Names:
             client.cache.change_name(parent, absent, token)
         self._discard_if_gone(result.attrs[0])
 
-    async def rmdir(self, parent: int, name: bytes) -> None:
+    async def rmdir(self, parent: int, name: bytes, *, caller: Caller | None = None) -> None:
         """Remove an empty directory."""
         client = self.client
-        op = meta.Rmdir(parent=parent, name=name)
+        op = meta.Rmdir(parent=parent, name=name, caller=caller)
         if await client.ahead.rmdir(op, client.deadline()):
             return
         shard = shard_of(Ino(parent))
@@ -261,13 +285,15 @@ class Names:
             client.cache.change_name(parent, absent, token)
 
     async def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0
-    ) -> None:
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int = 0, *,
+        caller: Caller | None = None,
+    ) -> None:  # fmt: skip
         """Move a name as renameat2 does; `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE."""
         client = self.client
         op = meta.Rename(
-            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags
-        )
+            parent=parent, name=name, new_parent=new_parent, new_name=new_name, flags=flags,
+            caller=caller,
+        )  # fmt: skip
         if await client.ahead.rename(op, client.deadline()):
             return
         moved = await self._find(parent, name)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import trio
 
 from cfs.core.api import meta
-from cfs.core.api.meta import Attr, CopyRange, Extent, ExtentKind, Lease
+from cfs.core.api.meta import Attr, Caller, CopyRange, Extent, ExtentKind, Lease
 from cfs.core.errors import CfsError, Condemned, FsError
 from cfs.core.ids import Ino, shard_of
 from cfs.core.meta.extents import end_of
@@ -207,8 +207,9 @@ class Ranges(Locking):
     # --- files without a name
 
     async def create_unnamed(
-        self, parent: int, mode: int, flags: int, *, uid: int = 0, gid: int = 0
-    ) -> tuple[int, Attr]:
+        self, parent: int, mode: int, flags: int, *, uid: int = 0, gid: int = 0,
+        umask: int = 0, caller: Caller | None = None,
+    ) -> tuple[int, Attr]:  # fmt: skip
         """Make and open a file without a name, as O_TMPFILE does; `link` may name it.
 
         With O_EXCL it never gets one. It goes with its last handle. Raises ENOENT, ENOTDIR.
@@ -218,7 +219,7 @@ class Ranges(Locking):
         lease = Lease.READ | Lease.WRITE | Lease.OPEN
         op = meta.MakeOrphan(
             parent=parent, mode=stat.S_IFREG | stat.S_IMODE(mode), uid=uid, gid=gid,
-            lease=int(lease), linkable=not flags & os.O_EXCL,
+            lease=int(lease), linkable=not flags & os.O_EXCL, umask=umask, caller=caller,
         )  # fmt: skip
         with client.writeback.request() as token:
             with trio.CancelScope(shield=True):  # else nobody would know what to give back

@@ -165,7 +165,6 @@ class Mutations:
                     session=own,
                     first_seq=first_seq,
                     acked=request.acked,
-                    caller=request.caller,
                     ops=tuple(led.locks.in_order(own, ops)),
                     chained=request.chained,
                 )

@@ -1,8 +1,9 @@
 """What a namespace operation that spans shards is made of: the steps, shard by shard.
 
 The coordinator is the shard the client asked: the one of the directory that gains or loses the
-name (of the new directory, for a rename). `Plan.order` says which step's attributes stand where in
-the client's answer (see `meta.OpResult.attrs`).
+name (of the new directory, for a rename). What the caller may do is decided here, on what is read
+to plan; names, and what a directory passes on to a new one, the shards compare again. `Plan.order`
+says which step's attributes stand where in the client's answer (see `meta.OpResult.attrs`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO, Ino, shard_of
+from cfs.core.meta import access, change
 from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, MakeInode, Stay, Step
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -73,7 +75,7 @@ async def plan(space: Namespace, op: Any, home: int) -> Plan:
     """Compose the steps of `op`; `home` is the shard a new directory goes to. Raises FsError."""
     match op:
         case meta.Create():
-            return _plan_mkdir(op, home)
+            return await _plan_mkdir(space, op, home)
         case meta.Unlink():
             return await _plan_unlink(space, op)
         case meta.Rmdir():
@@ -88,13 +90,34 @@ async def plan(space: Namespace, op: Any, home: int) -> Plan:
             raise FsError(errno.EXDEV, f"{type(op).__name__} cannot span shards")
 
 
-def _plan_mkdir(op: meta.Create, home: int) -> Plan:
+async def _plan_mkdir(space: Namespace, op: meta.Create, home: int) -> Plan:
+    parent = await space.attr(op.parent)
+    access.may_enter(parent, op.caller)
+    if op.caller is not None and await space.lookup(op.parent, op.name) is None:
+        access.may_make(parent, op)  # else it exists, which the attachment says
     made = Plan()
-    step = MakeInode(parent=op.parent, mode=op.mode, uid=op.uid, gid=op.gid)
-    made.add_in(home, step)
+    made.add_in(home, MakeInode(parent=op.parent, **change.inherit(parent, op)))
     # the inode's number is known once it is prepared: the driver fills it in
-    made.add(op.parent, Attach(parent=op.parent, name=op.name, ino=0, kind=stat.S_IFDIR))
+    attach = Attach(
+        parent=op.parent, name=op.name, ino=0, kind=stat.S_IFDIR,
+        heritage=change.heritage(parent),
+    )  # fmt: skip
+    made.add(op.parent, attach)
     return made
+
+
+async def _check_removal(space: Namespace, op: meta.Unlink | meta.Rmdir, ino: int) -> None:
+    if op.caller is not None:
+        access.may_remove(await space.attr(op.parent), await space.attr(ino), op.caller)
+
+
+async def _check_move(space: Namespace, op: meta.Rename, moved: int, there: int) -> None:
+    if op.caller is not None:
+        access.may_rename(
+            op.caller, await space.attr(op.parent), await space.attr(op.new_parent),
+            await space.attr(moved), await space.attr(there) if there else None,
+            crosses=op.parent != op.new_parent, exchange=bool(op.flags & EXCHANGE),
+        )  # fmt: skip
 
 
 async def _found(space: Namespace, parent: int, name: bytes) -> Entry:
@@ -108,6 +131,7 @@ async def _plan_unlink(space: Namespace, op: meta.Unlink) -> Plan:
     entry = await _found(space, op.parent, op.name)
     if entry.kind == stat.S_IFDIR:
         raise FsError(errno.EISDIR)
+    await _check_removal(space, op, entry.ino)
     made = Plan()
     made.add(entry.ino, Adjust(ino=entry.ino, nlink_delta=-1))
     made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=entry.ino))
@@ -118,6 +142,7 @@ async def _plan_rmdir(space: Namespace, op: meta.Rmdir) -> Plan:
     entry = await _found(space, op.parent, op.name)
     if entry.kind != stat.S_IFDIR:
         raise FsError(errno.ENOTDIR)
+    await _check_removal(space, op, entry.ino)
     made = Plan()
     made.add(entry.ino, Empty(ino=entry.ino))
     made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=entry.ino))
@@ -130,6 +155,8 @@ async def _plan_link(space: Namespace, op: meta.Link) -> Plan:
         raise FsError(errno.EPERM)
     if await space.lookup(op.parent, op.name) is not None:
         raise FsError(errno.EEXIST)
+    if op.caller is not None:
+        access.may_add(await space.attr(op.parent), op.caller)
     kind = stat.S_IFMT(attr.mode)
     made = Plan()
     made.add(op.ino, Adjust(ino=op.ino, nlink_delta=1))
@@ -152,6 +179,7 @@ async def _plan_rename(space: Namespace, op: meta.Rename) -> Plan:
         return made  # two names of one inode: rename(2) does nothing
     if target is not None and (target.kind == stat.S_IFDIR) != moves_directory:
         raise FsError(errno.EISDIR if target.kind == stat.S_IFDIR else errno.ENOTDIR)
+    await _check_move(space, op, source.ino, target.ino if target else 0)
     parent = op.new_parent if moves_directory and op.parent != op.new_parent else None
     made.add(source.ino, Adjust(ino=source.ino, parent=parent))
     made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=source.ino))
@@ -181,6 +209,7 @@ async def _plan_exchange(space: Namespace, op: meta.Rename) -> Plan:
     made = Plan()
     if one.ino == other.ino:
         return made
+    await _check_move(space, op, one.ino, other.ino)
     apart = op.parent != op.new_parent
     chain: dict[int, int] = {}
     for entry, place in ((one, op.new_parent), (other, op.parent)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cfs.core.api.meta import CopyRange, ExtentKind, Lock, MakeOrphan, Unlink
+from cfs.core.api.meta import Caller, CopyRange, ExtentKind, Lock, MakeOrphan, Unlink
 from cfs.core.errors import Corrupt, Malformed
 from cfs.core.meta import commands, intents, keys, pages, records
 from cfs.core.meta.extents import hole
@@ -64,7 +64,7 @@ RECORDS = {
             ),
             1,
         ),
-        "0100000001dc0014cd81a4010203000405060708090a0b0c00c40000000d00",
+        "0100000001dc0016cd81a4010203000405060708090a0b0c00c40000000d00c400c400",
     ),
     "entries": (
         records.ENTRIES.encode(records.Entries((records.Slot(0, b"a", 2, 0o40000),)), 0),
@@ -101,7 +101,7 @@ RECORDS = {
                 ),
             )
         ),
-        "92059197a36f70730102019195a6756e6c696e6b01c4016e000093000090c2",
+        "92059197a36f70730102019196a6756e6c696e6b01c4016e0000c093000090c2",
     ),
     "lock batch": (
         batch(Lock(ino=4, owner=9, kind=1, start=2, end=3, pid=7)),
@@ -113,7 +113,7 @@ RECORDS = {
     ),
     "orphan batch": (
         batch(MakeOrphan(parent=1, mode=0o100600, uid=2, gid=3)),
-        "92059197a36f70730102019197a66f727068616e01cd8180020300c393000090c2",
+        "92059197a36f70730102019199a66f727068616e01cd8180020300c300c093000090c2",
     ),
 }  # fmt: skip
 
@@ -135,6 +135,19 @@ def test_a_batch_of_before_operations_had_a_time_is_read() -> None:
     command = commands.decode_batch(entry).commands[0]
     assert command == commands.ClientOps(
         session=1, first_seq=2, acked=1, ops=(Unlink(parent=1, name=b"n"),)
+    )
+
+
+def test_an_inode_of_before_access_lists_is_read() -> None:
+    value = bytes.fromhex("0100000001dc0014cd81a4010203000405060708090a0b0c00c40000000d00")
+    inode = records.INODE.decode(value)
+    assert (inode.mode, inode.hlc, inode.acl, inode.default_acl) == (0o100644, 13, b"", b"")
+
+
+def test_an_operation_for_somebody_is_these_bytes() -> None:
+    made = batch(Unlink(parent=1, name=b"n", caller=Caller(7, 8, (9,))))
+    assert made.hex() == (
+        "92059197a36f70730102019196a6756e6c696e6b01c4016e0000930708910993000090c2"
     )
 
 
