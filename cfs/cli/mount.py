@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import trio
 import typer
 
@@ -16,7 +18,9 @@ from cfs.cli import processes
 from cfs.cli.client_node import ClientNode
 from cfs.cli.process import configuration_of, run_until_signal
 from cfs.cli.umount import clear_dead
-from cfs.core.errors import Refused
+from cfs.core.errors import FsError, Refused
+from cfs.core.ids import ROOT_INO
+from cfs.fs.client.files import Files
 from cfs.fs.gate.attachment import MountOptions
 from cfs.fs.gate.kernel import mount as kernel_mount
 
@@ -28,6 +32,12 @@ def mount(
     mountpoint: Annotated[Path, typer.Argument(help="An empty directory.", parser=Path)],
     directory: Annotated[Path, typer.Option("--dir", help="Directory of the client.")],
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes.")] = False,  # noqa: FBT002
+    root_squash: Annotated[  # noqa: FBT002
+        bool, typer.Option("--root-squash", help="Root has nobody's rights here (user 65534).")
+    ] = False,
+    subdir: Annotated[
+        str, typer.Option("--subdir", help="Mount only this directory, a path from the root.")
+    ] = "",
     binding: Annotated[
         str, typer.Option("--binding", help="kernel or pyfuse3; else as configured.")
     ] = "",
@@ -40,11 +50,26 @@ def mount(
     _check(mountpoint)
     if binding and binding not in BINDINGS:
         raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
+    view = View(read_only=read_only, root_squash=root_squash, subdir=subdir)
     if foreground:
-        _serve(directory, mountpoint, read_only=read_only, binding=binding)
+        _serve(directory, mountpoint, view, binding)
     else:
-        start(mountpoint, directory, read_only=read_only, binding=binding)
+        start(mountpoint, directory, view, binding=binding)
         typer.echo(f"mounted {mountpoint}; 'cfs umount {mountpoint}' unmounts")
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """What a mount shows and allows."""
+
+    read_only: bool = False
+    root_squash: bool = False
+    subdir: str = ""
+
+    def words(self) -> list[str]:
+        """Give it as options of `cfs mount`."""
+        words = ["--read-only"] if self.read_only else []
+        words += ["--root-squash"] if self.root_squash else []
+        return [*words, "--subdir", self.subdir] if self.subdir else words
 
 
 def _check(mountpoint: Path) -> None:
@@ -56,13 +81,12 @@ def _check(mountpoint: Path) -> None:
         raise Refused(f"{mountpoint} is not empty; choose an empty directory")
 
 
-def start(mountpoint: Path, directory: Path, *, read_only: bool, binding: str = "") -> None:
+def start(mountpoint: Path, directory: Path, view: View, *, binding: str = "") -> None:
     """Mount in the background; the mount is usable on return. Raises Refused, ProcessError."""
     _check(mountpoint)
     configuration_of(directory)
     words = ["mount", "--foreground", "--dir", str(directory.absolute())]
-    if read_only:
-        words.append("--read-only")
+    words += view.words()
     if binding:
         words += ["--binding", binding]
     words.append(str(mountpoint.absolute()))
@@ -80,18 +104,38 @@ def start(mountpoint: Path, directory: Path, *, read_only: bool, binding: str = 
         time.sleep(0.05)
 
 
-def _serve(directory: Path, mountpoint: Path, *, read_only: bool, binding: str) -> None:
+def _serve(directory: Path, mountpoint: Path, view: View, binding: str) -> None:
     binding = binding or configuration_of(directory).client.binding
     serve_mount = _serving(binding)
 
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
         files = await node.start(nursery)
-        options = MountOptions(read_only=read_only, name=f"cfs:{node.process.view.map.name}")
+        root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
+        subdir = view.subdir.strip("/")
+        options = MountOptions(
+            read_only=view.read_only,
+            name=f"cfs:{node.process.view.map.name}" + (f"/{subdir}" if subdir else ""),
+            root=root,
+            root_squash=view.root_squash,
+        )
         await serve_mount(files, str(mountpoint), options=options)
         nursery.cancel_scope.cancel()
 
     run_until_signal(directory, run, name="client")
+
+
+async def _root_of(files: Files, path: str) -> int:
+    """Give the inode of a directory by its path. Raises Refused."""
+    try:
+        attr = await files.walk(path)
+    except FsError as error:
+        raise Refused(
+            f"--subdir {path}: {os.strerror(error.errno)}; make it on a mount of the whole first"
+        ) from error
+    if not stat.S_ISDIR(attr.mode):
+        raise Refused(f"--subdir {path} is not a directory; choose one")
+    return attr.ino
 
 
 def _serving(binding: str) -> Callable[..., Awaitable[None]]:

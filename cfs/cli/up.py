@@ -56,7 +56,7 @@ def up(
     clear_dead(mountpoint)
     mountpoint.mkdir(parents=True, exist_ok=True)
     if not os.path.ismount(mountpoint):
-        mount.start(mountpoint, state / "client", read_only=False)
+        mount.start(mountpoint, state / "client", mount.View())
     show(found)
     typer.echo(
         f"mounted at {mountpoint.absolute()}\n"

@@ -26,13 +26,18 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     name: str = "cfs"
     """Shown as the device in the mount table."""
+    root: int = 1
+    """Inode of the directory that is the mount's root."""
+    root_squash: bool = False
+    """User 0 and group 0 are nobody's here."""
     signals: bool = True
     """Unmount on SIGTERM and SIGINT, everything committed. Without it whoever ends the process
     must unmount first: cancelled together with what `files` runs on, the mount cannot commit."""
 
     def words(self) -> set[str]:
         """Give the options in the words of libfuse and fusermount3."""
-        words = {"default_permissions", f"fsname={self.name}", "subtype=cfs", "nosuid", "nodev"}
+        name = self.name.replace("\\", "\\\\").replace(",", "\\,")
+        words = {"default_permissions", f"fsname={name}", "subtype=cfs", "nosuid", "nodev"}
         if os.geteuid() == 0:
             words -= {"nosuid", "nodev"}
             words |= {"suid", "dev"}

@@ -48,7 +48,7 @@ async def serve_mount(
     refused, and what could not be committed. `files` is closed on return: its nursery may end.
     """
     await clear_dead_mount(mountpoint)
-    gate = Gate(files)
+    gate = Gate(files, root=options.root, squash=options.root_squash)
     pyfuse3.init(gate, mountpoint, options.words())
     device = device_of(mountpoint)
     try:

@@ -3,7 +3,11 @@
 What the kernel may cache: attributes for as long as the lease is sure to last, and until it is
 recalled; pages likewise; names not at all (`Files` answers lookups from its leased cache). Its
 write-back cache stays off: sizes, times and the order of writes and renames are ours. Permissions
-are the kernel's to check (`default_permissions`).
+are checked by the kernel (`default_permissions`), then by `Files` and the shards.
+
+pyfuse3 cannot ask the kernel to leave the umask to us: it is taken away before an inherited access
+list is looked at. It tells neither whether a write may keep set-id bits: with libfuse the kernel
+takes them away, but for an open with O_TRUNC, where it is done here.
 
 Files opened to append bypass the page cache: the kernel places an append where *it* last saw the
 end, which another client may have moved; `Files` places it at the true end.
@@ -24,25 +28,28 @@ import msgspec
 import pyfuse3
 import structlog
 
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import CfsError
 from cfs.fs.client.files import Files
-from cfs.fs.client.listing import Listed
 from cfs.fs.client.space import INODES_MAX
+from cfs.fs.gate.callers import Callers, Maker, outward
 from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.fuse_inodes import Inodes
+from cfs.fs.gate.fuse_listing import Listing
 from cfs.fs.gate.invalidate import Invalidator
 
 _LOG = structlog.get_logger()
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+_PRESENT_NS = 10**9
 BLOCK = 4096
 REQUEST_BYTES = 1 << 20
 NAME_BYTES_MAX = 255
 COOKIE_START, COOKIE_SELF, COOKIE_PARENT = 0, 1, 2
 """Where a listing begins; after `.`; after `..`. Real entries have greater ones."""
-_ACL = b"system.posix_acl_"
+TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
+"""Nanoseconds since the epoch that are stored; a time beyond is made the nearest."""
 
 
 def _answers(
@@ -68,38 +75,41 @@ def _answers(
     return handler  # type: ignore[return-value]  # wraps hides that `self` is positional
 
 
-class _Listing:
-    """What a directory handle has fetched and not given yet."""
-
-    __slots__ = ("entries", "index", "ino")
-
-    def __init__(self, ino: int) -> None:
-        self.ino = ino
-        self.entries: list[Listed] = []
-        self.index = 0
-
-    def seek(self, cookie: int) -> bool:
-        """Stand after `cookie` if that is inside what is here."""
-        if not cookie:
-            return False
-        if self.index and self.entries[self.index - 1].cookie == cookie:
-            return self.index < len(self.entries)
-        for index, entry in enumerate(self.entries):
-            if entry.cookie == cookie:
-                self.index = index + 1
-                return self.index < len(self.entries)
-        return False
-
-
 class Gate(pyfuse3.Operations):
     """The request handlers."""
 
-    def __init__(self, files: Files) -> None:
+    enable_acl = True
+
+    def __init__(self, files: Files, *, root: int = 1, squash: bool = False) -> None:
         super().__init__()
         self.files = files
-        self.inodes = Inodes()
-        self.invalidator = Invalidator(self.inodes, pyfuse3.invalidate_inode)
-        self._listings: dict[int, _Listing] = {}
+        self.root = root
+        self.callers = Callers(squash=squash)
+        self.inodes = Inodes(root)
+        self.invalidator = Invalidator(self.inodes, outward(root, pyfuse3.invalidate_inode))
+        self.supports_dot_lookup = root == pyfuse3.ROOT_INODE
+        self._listings: dict[int, Listing] = {}
+
+    # --- whose, and where
+
+    def _caller(self, ctx: Any) -> Caller | None:
+        return self.callers.of(ctx.uid, ctx.gid, ctx.pid)
+
+    def _maker(self, ctx: Any) -> Maker:
+        caller = self._caller(ctx)
+        if caller is None:
+            return {"uid": ctx.uid, "gid": ctx.gid, "caller": None}
+        return {"uid": caller.uid, "gid": caller.gid, "caller": caller}
+
+    def _inner(self, node: int) -> int:
+        """Give the inode of a kernel's node; below a sub-directory only of those given by name."""
+        if self.root == pyfuse3.ROOT_INODE:
+            return node
+        if node == pyfuse3.ROOT_INODE:
+            return self.root
+        if not self.inodes.known(node):
+            raise pyfuse3.FUSEError(errno.ESTALE)
+        return node
 
     # --- attributes
 
@@ -130,13 +140,15 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: Any) -> pyfuse3.EntryAttributes:
-        return self._entry(await self.files.lookup(parent_inode, name))
+        parent = self._inner(parent_inode)
+        return self._entry(await self.files.lookup(parent, name, caller=self._caller(ctx)))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self.inodes.forget(inode_list)
 
     @_answers
     async def getattr(self, inode: int, ctx: Any) -> pyfuse3.EntryAttributes:
+        inode = self._inner(inode)
         if self.invalidator.pending(inode):
             await self.invalidator.settled(inode)
         return self._attributes(await self.files.getattr(inode))
@@ -145,21 +157,33 @@ class Gate(pyfuse3.Operations):
     async def setattr(
         self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any
     ) -> pyfuse3.EntryAttributes:
+        caller = self._caller(ctx)
         mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
+        if fh is not None and fields.update_size and self.files.handle(fh).writes:
+            caller = None  # decided when it was opened
         changed = await self.files.setattr(
-            inode,
+            self._inner(inode),
             mode=mode,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            atime_ns=_stored(attr.st_atime_ns) if fields.update_atime else None,
+            mtime_ns=_stored(attr.st_mtime_ns) if fields.update_mtime else None,
+            now=self._of_now(attr, fields),
+            caller=caller,
         )
         return self._attributes(changed)
 
+    def _of_now(self, attr: Any, fields: Any) -> bool:
+        """Tell whether both times are set to the present one, which pyfuse3 does not say."""
+        if not (fields.update_atime and fields.update_mtime):
+            return bool(fields.update_size)
+        now = self.files.client.clock.time_ns()
+        return bool(max(abs(attr.st_atime_ns - now), abs(attr.st_mtime_ns - now)) < _PRESENT_NS)
+
     @_answers
     async def readlink(self, inode: int, ctx: Any) -> bytes:
-        return await self.files.readlink(inode)
+        return await self.files.readlink(self._inner(inode))
 
     # --- names
 
@@ -168,7 +192,9 @@ class Gate(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         return self._entry(
-            await self.files.mknod(parent_inode, name, mode, rdev, uid=ctx.uid, gid=ctx.gid)
+            await self.files.mknod(
+                self._inner(parent_inode), name, mode, rdev, umask=ctx.umask, **self._maker(ctx)
+            )
         )
 
     @_answers
@@ -176,7 +202,9 @@ class Gate(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         return self._entry(
-            await self.files.mkdir(parent_inode, name, mode, uid=ctx.uid, gid=ctx.gid)
+            await self.files.mkdir(
+                self._inner(parent_inode), name, mode, umask=ctx.umask, **self._maker(ctx)
+            )
         )
 
     @_answers
@@ -184,22 +212,25 @@ class Gate(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, target: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
         return self._entry(
-            await self.files.symlink(parent_inode, name, target, uid=ctx.uid, gid=ctx.gid)
+            await self.files.symlink(self._inner(parent_inode), name, target, **self._maker(ctx))
         )
 
     @_answers
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any
     ) -> pyfuse3.EntryAttributes:
-        return self._entry(await self.files.link(inode, new_parent_inode, new_name))
+        parent = self._inner(new_parent_inode)
+        return self._entry(
+            await self.files.link(self._inner(inode), parent, new_name, caller=self._caller(ctx))
+        )
 
     @_answers
     async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        await self.files.unlink(parent_inode, name)
+        await self.files.unlink(self._inner(parent_inode), name, caller=self._caller(ctx))
 
     @_answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: Any) -> None:
-        await self.files.rmdir(parent_inode, name)
+        await self.files.rmdir(self._inner(parent_inode), name, caller=self._caller(ctx))
 
     @_answers
     async def rename(
@@ -208,14 +239,18 @@ class Gate(pyfuse3.Operations):
     ) -> None:  # fmt: skip
         if flags & ~(pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
             raise pyfuse3.FUSEError(errno.EINVAL)
-        await self.files.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+        await self.files.rename(
+            self._inner(parent_inode_old), name_old, self._inner(parent_inode_new), name_new, flags,
+            caller=self._caller(ctx),
+        )  # fmt: skip
 
     # --- directories
 
     @_answers
     async def opendir(self, inode: int, ctx: Any) -> int:
-        fh = await self.files.opendir(inode)
-        self._listings[fh] = _Listing(inode)
+        inode = self._inner(inode)
+        fh = await self.files.opendir(inode, caller=self._caller(ctx))
+        self._listings[fh] = Listing(inode)
         return fh
 
     @_answers
@@ -255,7 +290,8 @@ class Gate(pyfuse3.Operations):
         ):
             return False
         # the parent is found by number only: it may lie outside what this listing may touch
-        above = msgspec.structs.replace(here, ino=here.parent or ino)
+        parent = ino if ino == self.root else here.parent
+        above = msgspec.structs.replace(here, ino=parent or ino)
         return bool(pyfuse3.readdir_reply(token, b"..", self._attributes(above), COOKIE_PARENT))
 
     @_answers
@@ -279,14 +315,16 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def open(self, inode: int, flags: int, ctx: Any) -> pyfuse3.FileInfo:
-        return self._info(await self.files.open(inode, flags), inode, flags)
+        inode, caller = self._inner(inode), self._caller(ctx)
+        fh = await self.files.open(inode, flags, caller=caller, drop_ids=caller is not None)
+        return self._info(fh, inode, flags)
 
     @_answers
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         fh, attr = await self.files.create_file(
-            parent_inode, name, mode, flags, uid=ctx.uid, gid=ctx.gid
+            self._inner(parent_inode), name, mode, flags, umask=ctx.umask, **self._maker(ctx)
         )
         return self._info(fh, attr.ino, flags), self._entry(attr)
 
@@ -335,25 +373,21 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        _refuse_acl(name)
-        return await self.files.getxattr(inode, name)
+        return await self.files.getxattr(self._inner(inode), name, caller=self._caller(ctx))
 
     @_answers
     async def listxattr(self, inode: int, ctx: Any) -> Sequence[bytes]:
-        return sorted(await self.files.listxattr(inode))
+        return sorted(await self.files.listxattr(self._inner(inode), caller=self._caller(ctx)))
 
     @_answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
-        _refuse_acl(name)
-        await self.files.setxattr(inode, name, value)
+        caller = self._caller(ctx)
+        await self.files.setxattr(self._inner(inode), name, value, caller=caller)
 
     @_answers
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
-        _refuse_acl(name)
-        await self.files.removexattr(inode, name)
+        await self.files.removexattr(self._inner(inode), name, caller=self._caller(ctx))
 
 
-def _refuse_acl(name: bytes) -> None:
-    """ACLs that nobody would enforce are not stored."""
-    if name.startswith(_ACL):
-        raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+def _stored(time_ns: int) -> int:
+    return max(TIME_MIN, min(time_ns, TIME_MAX))

@@ -1,8 +1,8 @@
 """What the kernel below a mount knows: which inodes, and whether their pages may be kept.
 
-CFS numbers are the kernel's numbers: root is 1 in both. A lookup count rises with every entry
-given to the kernel and falls with `forget`; an inode at zero is unknown to it, and needs no
-invalidation.
+CFS numbers are the kernel's numbers, but for the root of a mount: 1 there. A lookup count rises
+with every entry given to the kernel and falls with `forget`; an inode at zero is unknown to it, and
+needs no invalidation.
 
 Pages may be kept at open while one lease has lasted since they were read (`kept`); pages that were
 read while no lease was held are *tainted*: no recall will tell of their end, so they are dropped
@@ -17,9 +17,10 @@ from collections.abc import Iterable
 class Inodes:
     """Kernel-side state, by inode number."""
 
-    __slots__ = ("_counts", "_kept", "tainted")
+    __slots__ = ("_counts", "_kept", "_root", "tainted")
 
-    def __init__(self) -> None:
+    def __init__(self, root: int = 1) -> None:
+        self._root = root
         self._counts: dict[int, int] = {}
         self._kept: dict[int, int] = {}
         self.tainted: set[int] = set()
@@ -44,7 +45,7 @@ class Inodes:
 
     def known(self, ino: int) -> bool:
         """Tell whether the kernel may have something of `ino` cached."""
-        return ino in self._counts or ino == 1
+        return ino in self._counts or ino == self._root
 
     def may_keep(self, ino: int, lease: int | None) -> bool:
         """Tell, at open, whether pages read earlier may stay; `lease` names the one held now."""

@@ -10,6 +10,7 @@ directories  handlers of listings
 contents     handlers of open files
 spans        handlers of locks, holes, seeks and copies, as far as `Files` has them
 operations   the table of handlers
+narrowed     tables for mounts of a sub-directory, and without changes
 notify       tells the kernel what to drop
 session      INIT, the read loop, requests that wait, interrupts
 mountpoint   mount(2), or fusermount3 for others than root; the end of a mount

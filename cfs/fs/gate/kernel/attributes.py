@@ -4,15 +4,18 @@ The kernel leaves to us to take set-user-id, set-group-id and file capabilities 
 that is written, truncated or given to somebody else (HANDLE_KILLPRIV_V2): it would otherwise ask
 for `security.capability` before every write. Write and truncate tell whether the caller may keep
 the two bits; a change of owner never may. A SETATTR of nothing is a change to the owner it has.
-ACLs that nobody would enforce are not stored.
+
+Access lists are extended attributes to the kernel, which keeps them as long as the attributes.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Awaitable
+from typing import Any
 
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.kernel import message
@@ -22,7 +25,6 @@ from cfs.fs.gate.kernel.replies import DONE, Answer, Replies
 
 BLOCK = 4096
 NAME_BYTES_MAX = 255
-_ACL = b"system.posix_acl_"
 _CAPABILITY = b"security.capability"
 TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
 """Nanoseconds since the epoch that are stored; a time beyond is made the nearest."""
@@ -35,7 +37,7 @@ _OWNER = int(Fattr.UID | Fattr.GID)
 _SIZE, _MODE, _UID, _GID = int(Fattr.SIZE), int(Fattr.MODE), int(Fattr.UID), int(Fattr.GID)
 _ATIME, _MTIME = int(Fattr.ATIME), int(Fattr.MTIME)
 _ATIME_NOW, _MTIME_NOW = int(Fattr.ATIME_NOW), int(Fattr.MTIME_NOW)
-_KILL = int(Fattr.KILL_SUIDGID)
+_FH, _KILL = int(Fattr.FH), int(Fattr.KILL_SUIDGID)
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 
 
@@ -70,14 +72,14 @@ class Attributes(Replies):
 
     def setattr(self, request: Request) -> Answer:
         """SETATTR."""
-        valid = request.fields[0]
+        ino, valid, caller = request.node, request.fields[0], self.caller(request)
         plain = valid & _SETTABLE and not valid & (_OWNER | _SIZE)
-        changed = self._try_setattr(request.node, request.fields) if plain else None
+        changed = self._try_setattr(ino, request.fields, caller) if plain else None
         if changed is not None:
-            return message.attributes(changed, self.attr_s(request.node))
-        return self._setattr(request.node, request.fields)
+            return message.attributes(changed, self.attr_s(ino))
+        return self._setattr(ino, request.fields, caller)
 
-    def _try_setattr(self, ino: int, fields: tuple[int, ...]) -> Attr | None:
+    def _try_setattr(self, ino: int, fields: tuple[int, ...], caller: Caller | None) -> Attr | None:
         """Set mode and times at once, if nothing has to be waited for."""
         valid, _, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, *_ = fields
         now = self.files.client.clock.time_ns()
@@ -86,26 +88,31 @@ class Attributes(Replies):
             mode=stat.S_IMODE(mode) if valid & _MODE else None,
             atime_ns=_stamp(valid, _ATIME, _ATIME_NOW, atime * _NS + atime_ns, now),
             mtime_ns=_stamp(valid, _MTIME, _MTIME_NOW, mtime * _NS + mtime_ns, now),
+            now=_of_now(valid),
+            caller=caller,
         )
 
-    async def _setattr(self, ino: int, fields: tuple[int, ...]) -> bytes:
-        valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
-        new_mode = stat.S_IMODE(mode) if valid & _MODE else None
-        owner = valid & _OWNER or not valid & _SETTABLE
-        if owner or valid & _SIZE:
-            new_mode = await self._stripped(
-                ino, new_mode, ids=bool(owner or valid & _KILL), capability=True
-            )
+    async def _setattr(self, ino: int, fields: tuple[int, ...], caller: Caller | None) -> bytes:
+        valid, _, fh, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = fields
+        owner = bool(valid & _OWNER or not valid & _SETTABLE)
+        kill = valid & _SIZE and (valid & _KILL or self.callers.squash)
+        if valid & _FH and valid & _SIZE and self.files.handle(fh).writes:
+            caller = None  # decided when it was opened
         now = self.files.client.clock.time_ns()
         changed = await self.files.setattr(
             ino,
-            mode=new_mode,
+            mode=stat.S_IMODE(mode) if valid & _MODE else None,
             uid=uid if valid & _UID else None,
             gid=gid if valid & _GID else None,
             size=size if valid & _SIZE else None,
             atime_ns=_stamp(valid, _ATIME, _ATIME_NOW, atime * _NS + atime_ns, now),
             mtime_ns=_stamp(valid, _MTIME, _MTIME_NOW, mtime * _NS + mtime_ns, now),
+            now=_of_now(valid),
+            drop_ids=bool(owner or kill),
+            caller=caller,
         )
+        if owner or valid & _SIZE:
+            await self._strip_capability(changed)
         return self.attributes(changed)
 
     # --- privileges
@@ -119,72 +126,59 @@ class Attributes(Replies):
 
     async def strip(self, ino: int, *, ids: bool) -> None:
         """Take a file's capabilities, and with `ids` its set-id bits, away."""
-        mode = await self._stripped(ino, None, ids=ids, capability=True)
-        if mode is not None:
-            await self.files.setattr(ino, mode=mode)
-
-    async def _stripped(
-        self, ino: int, mode: int | None, *, ids: bool, capability: bool
-    ) -> int | None:
-        """Take capabilities away; give the mode to set, None to leave it."""
         attr = await self.files.getattr(ino)
-        if stat.S_ISDIR(attr.mode):
-            return mode
-        if capability and _CAPABILITY in await self.files.listxattr(ino):
-            try:
-                await self.files.removexattr(ino, _CAPABILITY)
-            except FsError as error:
-                if error.errno != errno.ENODATA:
-                    raise
-        if not ids:
-            return mode
-        before = stat.S_IMODE(attr.mode) if mode is None else mode
-        after = before & ~stat.S_ISUID
-        if before & stat.S_IXGRP:
-            after &= ~stat.S_ISGID
-        return mode if after == before else after
+        await self._strip_capability(attr)
+        if ids and attr.mode & _SET_IDS and not stat.S_ISDIR(attr.mode):
+            await self.files.setattr(ino, drop_ids=True)
+
+    async def _strip_capability(self, attr: Attr) -> None:
+        if stat.S_ISDIR(attr.mode) or _CAPABILITY not in await self.files.listxattr(attr.ino):
+            return
+        try:
+            await self.files.removexattr(attr.ino, _CAPABILITY)
+        except FsError as error:
+            if error.errno != errno.ENODATA:
+                raise
 
     # --- extended attributes
 
     def getxattr(self, request: Request) -> Answer:
         """GETXATTR: size 0 asks how long it is."""
         size, ino, name = request.fields[0], request.node, request.names[0]
-        _refuse_acl(name)
-        value = self.files.try_getxattr(ino, name)
-        return self._getxattr(ino, name, size) if value is None else _sized(value, size)
+        caller = self.caller(request)
+        value = self.files.try_getxattr(ino, name, caller=caller)
+        return self._getxattr(ino, name, size, caller) if value is None else _sized(value, size)
 
-    async def _getxattr(self, ino: int, name: bytes, size: int) -> bytes:
-        return _sized(await self.files.getxattr(ino, name), size)
+    async def _getxattr(self, ino: int, name: bytes, size: int, caller: Caller | None) -> bytes:
+        return _sized(await self.files.getxattr(ino, name, caller=caller), size)
 
     def listxattr(self, request: Request) -> Answer:
         """LISTXATTR."""
         size, ino = request.fields[0], request.node
-        names = self.files.try_listxattr(ino)
-        return self._listxattr(ino, size) if names is None else _sized(_joined(names), size)
+        caller = self.caller(request)
+        names = self.files.try_listxattr(ino, caller=caller)
+        return self._listxattr(ino, size, caller) if names is None else _sized(_joined(names), size)
 
-    async def _listxattr(self, ino: int, size: int) -> bytes:
-        return _sized(_joined(await self.files.listxattr(ino)), size)
+    async def _listxattr(self, ino: int, size: int, caller: Caller | None) -> bytes:
+        return _sized(_joined(await self.files.listxattr(ino, caller=caller)), size)
 
     def setxattr(self, request: Request) -> Answer:
         """SETXATTR."""
         (size, flags), name = request.fields, request.names[0]
-        _refuse_acl(name)
         if size > len(request.data):
             raise FsError(errno.EINVAL)
-        return self._setxattr(request.node, name, bytes(request.data[:size]), flags)
+        value, caller = bytes(request.data[:size]), self.caller(request)
+        return self._done(self.files.setxattr(request.node, name, value, flags, caller=caller))
 
-    async def _setxattr(self, ino: int, name: bytes, value: bytes, flags: int) -> bytes:
-        await self.files.setxattr(ino, name, value, flags)
+    @staticmethod
+    async def _done(doing: Awaitable[Any]) -> bytes:
+        await doing
         return DONE
 
     def removexattr(self, request: Request) -> Answer:
         """REMOVEXATTR."""
-        _refuse_acl(request.names[0])
-        return self._removexattr(request.node, request.names[0])
-
-    async def _removexattr(self, ino: int, name: bytes) -> bytes:
-        await self.files.removexattr(ino, name)
-        return DONE
+        name, caller = request.names[0], self.caller(request)
+        return self._done(self.files.removexattr(request.node, name, caller=caller))
 
     # --- the file system
 
@@ -217,6 +211,13 @@ def _stamp(valid: int, given: int, now: int, value: int, clock: int) -> int | No
     return max(TIME_MIN, min(value, TIME_MAX)) if valid & given else None
 
 
+def _of_now(valid: int) -> bool:
+    """Tell whether every time that is given is the present one."""
+    times = valid & (_ATIME | _MTIME)
+    nows = (_ATIME if valid & _ATIME_NOW else 0) | (_MTIME if valid & _MTIME_NOW else 0)
+    return bool(times) and not times & ~nows
+
+
 def _sized(value: bytes, size: int) -> bytes:
     if not size:
         return message.GETXATTR_OUT.pack(len(value), 0)
@@ -227,8 +228,3 @@ def _sized(value: bytes, size: int) -> bytes:
 
 def _joined(names: frozenset[bytes]) -> bytes:
     return b"".join(name + b"\0" for name in sorted(names))
-
-
-def _refuse_acl(name: bytes) -> None:
-    if name.startswith(_ACL):
-        raise FsError(errno.EOPNOTSUPP)

@@ -13,8 +13,10 @@ import os
 
 import trio
 
+from cfs.core.api.meta import Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.files import Files
+from cfs.fs.gate.callers import Maker
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
@@ -51,41 +53,43 @@ class Contents(Directories):
         """OPEN, with O_TRUNC done."""
         ino = request.node
         flags, how = request.fields
-        fh = self.files.try_open(ino, flags)
-        return self._open(ino, flags, how) if fh is None else self._opened(fh, ino, flags)
+        caller = self.caller(request)
+        fh = self.files.try_open(ino, flags, caller=caller)
+        return self._open(ino, flags, how, caller) if fh is None else self._opened(fh, ino, flags)
 
-    async def _open(self, ino: int, flags: int, how: int) -> bytes:
+    async def _open(self, ino: int, flags: int, how: int, caller: Caller | None) -> bytes:
+        ids = self.callers.squash or bool(how & OPEN_KILL_SUIDGID)
+        fh = await self.files.open(ino, flags, caller=caller, drop_ids=ids)
         if flags & os.O_TRUNC:
-            await self.strip(ino, ids=bool(how & OPEN_KILL_SUIDGID))
-        return self._opened(await self.files.open(ino, flags), ino, flags)
+            await self.strip(ino, ids=False)
+        return self._opened(fh, ino, flags)
 
     def create(self, request: Request) -> Answer:
         """CREATE."""
-        flags, mode, _, _ = request.fields
+        flags, mode, umask, _ = request.fields
+        maker = self.maker(request)
         made = self.files.try_create_file(
-            request.node, request.names[0], mode, flags, uid=request.uid, gid=request.gid
+            request.node, request.names[0], mode, flags, umask=umask, **maker
         )
         if made is not None:
             fh, attr = made
             return self.entry(attr) + self._opened(fh, attr.ino, flags)
-        return self._create(
-            request.node, request.names[0], mode, flags, request.uid, request.gid
-        )  # fmt: skip
+        return self._create(request.node, request.names[0], mode, flags, umask, maker)
 
     def tmpfile(self, request: Request) -> Answer:
         """TMPFILE: a file without a name."""
-        flags, mode, _, _ = request.fields
-        return self._tmpfile(request.node, mode, flags, request.uid, request.gid)
+        flags, mode, umask, _ = request.fields
+        return self._tmpfile(request.node, mode, flags, umask, self.maker(request))
 
-    async def _tmpfile(self, parent: int, mode: int, flags: int, uid: int, gid: int) -> bytes:
-        fh, attr = await self.files.create_unnamed(parent, mode, flags, uid=uid, gid=gid)
+    async def _tmpfile(self, parent: int, mode: int, flags: int, umask: int, maker: Maker) -> bytes:
+        fh, attr = await self.files.create_unnamed(parent, mode, flags, umask=umask, **maker)
         opened = self._opened(fh, attr.ino, flags)
         return self.entry(attr) + opened
 
     async def _create(
-        self, parent: int, name: bytes, mode: int, flags: int, uid: int, gid: int
+        self, parent: int, name: bytes, mode: int, flags: int, umask: int, maker: Maker
     ) -> bytes:
-        fh, attr = await self.files.create_file(parent, name, mode, flags, uid=uid, gid=gid)
+        fh, attr = await self.files.create_file(parent, name, mode, flags, umask=umask, **maker)
         opened = self._opened(fh, attr.ino, flags)
         return self.entry(attr) + opened
 
@@ -108,7 +112,7 @@ class Contents(Directories):
         if len(data) != size:
             raise FsError(errno.EINVAL)
         ino = request.node
-        ids = flags & WRITE_KILL_SUIDGID != 0
+        ids = flags & WRITE_KILL_SUIDGID != 0 or self.callers.squash
         if not self.privileged(ino, ids=ids):
             written = self.files.try_write(fh, offset, data)
             if written is not None:

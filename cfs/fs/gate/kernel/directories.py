@@ -15,6 +15,7 @@ import stat
 from bisect import bisect_right
 from operator import attrgetter
 
+from cfs.core.api.meta import Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.cache import Name
 from cfs.fs.client.files import Files
@@ -109,11 +110,12 @@ class Directories(Names):
     def opendir(self, request: Request) -> Answer:
         """OPENDIR."""
         ino = request.node
-        handle = self.files.try_opendir(ino)
-        return self._opendir(ino) if handle is None else self._opened_directory(ino, handle)
+        caller = self.caller(request)
+        handle = self.files.try_opendir(ino, caller=caller)
+        return self._opendir(ino, caller) if handle is None else self._opened_directory(ino, handle)
 
-    async def _opendir(self, ino: int) -> bytes:
-        return self._opened_directory(ino, await self.files.opendir(ino))
+    async def _opendir(self, ino: int, caller: Caller | None) -> bytes:
+        return self._opened_directory(ino, await self.files.opendir(ino, caller=caller))
 
     def _opened_directory(self, ino: int, handle: int) -> bytes:
         self.listings[handle] = _Listing(ino)
@@ -189,9 +191,10 @@ class Directories(Names):
             self.inodes.tainted.add(listing.ino)
         return page.whole()
 
-    @staticmethod
-    def _give_dots(page: _Page, cookie: int, ino: int, parent: int) -> bool:
-        """Give `.` and `..`; False when there is no more room."""
+    def _give_dots(self, page: _Page, cookie: int, ino: int, parent: int) -> bool:
+        """Give `.` and `..`, the mount's root for its own; False when there is no more room."""
+        if ino == self.root:
+            parent = ino
         if cookie == COOKIE_START:
             if not page.fits(b"."):
                 return False

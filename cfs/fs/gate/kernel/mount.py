@@ -12,6 +12,7 @@ import signal
 import structlog
 import trio
 
+from cfs.core.ids import ROOT_INO
 from cfs.fs.client.client import NoKernel
 from cfs.fs.client.files import Files
 from cfs.fs.gate.attachment import (
@@ -21,8 +22,11 @@ from cfs.fs.gate.attachment import (
     device_of,
     raise_readahead,
 )
+from cfs.fs.gate.callers import Callers, outward
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
+from cfs.fs.gate.kernel import narrowed
+from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.mountpoint import attach
 from cfs.fs.gate.kernel.notify import Notifier
 from cfs.fs.gate.kernel.operations import Operations
@@ -49,11 +53,20 @@ async def serve_mount(
     await clear_dead_mount(mountpoint)
     mounted = await trio.to_thread.run_sync(attach, mountpoint, options)
     device = device_of(mountpoint)
-    inodes = Inodes()
-    invalidator = Invalidator(inodes, Notifier(mounted.device).drop)
+    inodes = Inodes(options.root)
+    drop = outward(options.root, Notifier(mounted.device).drop)
+    invalidator = Invalidator(inodes, drop)
     operations = Operations(files, inodes, invalidator)
+    operations.callers = Callers(squash=options.root_squash)
     wanted = WANTED | LOCKS if hasattr(files, "setlk") else WANTED
-    session = Session(mounted.device, operations.table(), wanted=wanted)
+    table = operations.table()
+    if options.read_only:
+        table = narrowed.read_only(table)
+    if options.root != ROOT_INO:
+        operations.root = options.root
+        table = narrowed.confined(table, options.root, inodes)
+        wanted &= ~Init.EXPORT_SUPPORT
+    session = Session(mounted.device, table, wanted=wanted)
     try:
         async with trio.open_nursery() as nursery:
             invalidator.start(nursery)

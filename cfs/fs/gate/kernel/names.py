@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import stat
 from collections.abc import Awaitable
-from typing import Any
 
 from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
@@ -23,16 +22,14 @@ class Names(Attributes):
     def lookup(self, request: Request) -> Answer:
         """LOOKUP."""
         parent, name = request.node, request.names[0]
-        attr = self.files.try_lookup(parent, name)
-        return self._found(self.files.lookup(parent, name)) if attr is None else self.entry(attr)
+        caller = self.caller(request)
+        attr = self.files.try_lookup(parent, name, caller=caller)
+        if attr is None:
+            return self._found(self.files.lookup(parent, name, caller=caller))
+        return self.entry(attr)
 
     async def _found(self, finding: Awaitable[Attr]) -> bytes:
         return self.entry(await finding)
-
-    @staticmethod
-    async def _done(doing: Awaitable[Any]) -> bytes:
-        await doing
-        return DONE
 
     def forget(self, request: Request) -> Answer:
         """FORGET."""
@@ -53,55 +50,54 @@ class Names(Attributes):
     def symlink(self, request: Request) -> Answer:
         """SYMLINK."""
         name, target = request.names[0], request.names[1]
-        uid, gid = request.uid, request.gid
+        maker = self.maker(request)
         mode = stat.S_IFLNK | 0o777
-        made = self.files.try_create(request.node, name, mode, uid=uid, gid=gid, target=target)
+        made = self.files.try_create(request.node, name, mode, target=target, **maker)
         if made is not None:
             return self.entry(made)
-        return self._found(self.files.symlink(request.node, name, target, uid=uid, gid=gid))
+        return self._found(self.files.symlink(request.node, name, target, **maker))
 
     def mknod(self, request: Request) -> Answer:
         """MKNOD."""
-        mode, rdev, _, _ = request.fields
+        mode, rdev, umask, _ = request.fields
+        maker = self.maker(request)
         return self._found(
-            self.files.mknod(
-                request.node, request.names[0], mode, rdev, uid=request.uid, gid=request.gid
-            )
+            self.files.mknod(request.node, request.names[0], mode, rdev, umask=umask, **maker)
         )
 
     def mkdir(self, request: Request) -> Answer:
         """MKDIR."""
-        mode = stat.S_IFDIR | stat.S_IMODE(request.fields[0])
-        made = self.files.try_create(
-            request.node, request.names[0], mode, uid=request.uid, gid=request.gid
-        )
+        mode, umask = stat.S_IFDIR | stat.S_IMODE(request.fields[0]), request.fields[1]
+        maker = self.maker(request)
+        made = self.files.try_create(request.node, request.names[0], mode, umask=umask, **maker)
         if made is not None:
             return self.entry(made)
         return self._found(
-            self.files.mkdir(
-                request.node, request.names[0], request.fields[0],
-                uid=request.uid, gid=request.gid,
-            )
-        )  # fmt: skip
+            self.files.mkdir(request.node, request.names[0], mode, umask=umask, **maker)
+        )
 
     def link(self, request: Request) -> Answer:
         """LINK."""
-        linked = self.files.try_link(request.fields[0], request.node, request.names[0])
+        ino, parent, name = request.fields[0], request.node, request.names[0]
+        caller = self.caller(request)
+        linked = self.files.try_link(ino, parent, name, caller=caller)
         if linked is not None:
             return self.entry(linked)
-        return self._found(self.files.link(request.fields[0], request.node, request.names[0]))
+        return self._found(self.files.link(ino, parent, name, caller=caller))
 
     def unlink(self, request: Request) -> Answer:
         """UNLINK."""
-        if self.files.try_unlink(request.node, request.names[0]):
+        caller = self.caller(request)
+        if self.files.try_unlink(request.node, request.names[0], caller=caller):
             return DONE
-        return self._done(self.files.unlink(request.node, request.names[0]))
+        return self._done(self.files.unlink(request.node, request.names[0], caller=caller))
 
     def rmdir(self, request: Request) -> Answer:
         """RMDIR."""
-        if self.files.try_rmdir(request.node, request.names[0]):
+        caller = self.caller(request)
+        if self.files.try_rmdir(request.node, request.names[0], caller=caller):
             return DONE
-        return self._done(self.files.rmdir(request.node, request.names[0]))
+        return self._done(self.files.rmdir(request.node, request.names[0], caller=caller))
 
     def rename(self, request: Request) -> Answer:
         """RENAME."""
@@ -116,6 +112,8 @@ class Names(Attributes):
 
     def _rename(self, request: Request, new_parent: int, flags: int) -> Answer:
         name, new_name = request.names[0], request.names[1]
-        if self.files.try_rename(request.node, name, new_parent, new_name, flags):
+        move = request.node, name, new_parent, new_name, flags
+        caller = self.caller(request)
+        if self.files.try_rename(*move, caller=caller):
             return DONE
-        return self._done(self.files.rename(request.node, name, new_parent, new_name, flags))
+        return self._done(self.files.rename(*move, caller=caller))

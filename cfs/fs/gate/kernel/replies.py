@@ -15,9 +15,10 @@ import errno
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from cfs.core.api.meta import Attr
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.files import Files
+from cfs.fs.gate.callers import Callers, Maker
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
@@ -38,6 +39,20 @@ class Replies:
         self.files = files
         self.inodes = inodes
         self.invalidator = invalidator
+        self.callers = Callers()
+        self.root = 0
+        """The root's inode, when the mount shows only what is below it."""
+
+    def caller(self, request: Request) -> Caller | None:
+        """Give whose rights count; None: nothing is checked."""
+        return self.callers.of(request.uid, request.gid, request.pid)
+
+    def maker(self, request: Request) -> Maker:
+        """Give whose what is made becomes."""
+        caller = self.callers.of(request.uid, request.gid, request.pid)
+        if caller is None:
+            return {"uid": request.uid, "gid": request.gid, "caller": None}
+        return {"uid": caller.uid, "gid": caller.gid, "caller": caller}
 
     def attr_s(self, ino: int) -> float:
         """Give the lifetime of attributes in the kernel, seconds."""

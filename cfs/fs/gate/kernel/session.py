@@ -52,10 +52,12 @@ WANTED = (
     Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.EXPORT_SUPPORT | Init.BIG_WRITES
     | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS
+    | Init.DONT_MASK | Init.POSIX_ACL
     | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 """Asked for where the kernel has it. AUTO_INVAL_DATA: the kernel asks for attributes, whose life
-ends with the lease, before it reads from its pages. WRITEBACK_CACHE never: DESIGN 6."""
+ends with the lease, before it reads from its pages. DONT_MASK: an inherited access list counts
+instead of the umask. WRITEBACK_CACHE never: DESIGN 6."""
 LOCKS = Init.POSIX_LOCKS | Init.FLOCK_LOCKS
 
 _INIT_OUT = Struct("=IIIIHHIIHHIIH22x")
