@@ -20,7 +20,8 @@ from cfs.core.meta import collection, extents, keys, leases, pages, trimming
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.records import INLINE, MARK, Inline, Inode, Mark
 
-SIZE_MAX = (1 << 63) - 1
+SIZE_MAX = 16 << 40
+"""The largest file, as on ext4: EFBIG beyond. The formats would hold 8 EiB."""
 INLINE_BYTES_MAX = 128 << 10
 """Twice the longest run of bytes anyone would keep inline, sealed."""
 _GROUP_GAP_BYTES = 4 << 20

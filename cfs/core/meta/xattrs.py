@@ -18,6 +18,18 @@ CREATE = 1
 REPLACE = 2
 XATTR_NAME_BYTES_MAX = 255
 VALUE_BYTES_MAX = 64 << 10
+SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+"""What the names of extended attributes begin with."""
+
+
+def check_space(name: bytes) -> None:
+    """Refuse names of no known space: ENOTSUP, and EINVAL for one that only names its space."""
+    for space in SPACES:
+        if name.startswith(space):
+            if len(name) == len(space):
+                raise FsError(errno.EINVAL, f"xattr name {name!r} is only a prefix")
+            return
+    raise FsError(errno.ENOTSUP, f"xattr name {name!r} begins with none of {SPACES}")
 
 
 def set_xattr(draft: Draft, op: SetXattr) -> tuple[Attr, ...]:

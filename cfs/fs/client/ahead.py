@@ -292,6 +292,8 @@ class Ahead(Ground):
         if op.size is not None:
             fields |= {"size": size, "allocated": attr.allocated if size else 0}
         node.attr = replace(attr, **fields)
+        if op.atime_ns is not None:
+            node.atime_ns = 0
         if file is not None:
             self._set_file(file, op, now)
         return node.attr

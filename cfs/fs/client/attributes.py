@@ -18,12 +18,13 @@ from cfs.core.api.meta import Attr, Caller, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.meta import access, attributes
 from cfs.core.meta import acl as lists
+from cfs.core.meta.files import SIZE_MAX
+from cfs.core.meta.xattrs import check_space
 from cfs.fs.client.file import File
 from cfs.fs.client.listing import Listings
 from cfs.fs.client.space import Totals
 from cfs.fs.client.writeback import Follow
 
-SIZE_MAX = (1 << 63) - 1
 XATTR_CACHED_MAX = 4096
 
 
@@ -84,6 +85,8 @@ class Attributes(Listings):
 
     def _taken(self, attr: Attr, op: meta.SetAttr, file: File | None, token: int) -> Attr:
         self.client.cache.learn_change(attr, token)
+        if op.atime_ns is not None and (node := self.client.cache.peek(op.ino)) is not None:
+            node.atime_ns = 0
         if file is not None:
             file.changed(attr)
             if op.mtime_ns is not None:
@@ -150,7 +153,8 @@ class Attributes(Listings):
     # --- extended attributes
 
     async def getxattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> bytes:
-        """Give an extended attribute. Raises ENODATA, EACCES."""
+        """Give an extended attribute. Raises ENODATA, EACCES, ENOTSUP, EINVAL."""
+        check_space(name)
         attr = await self.getattr(ino)
         access.may_get_xattr(attr, name, caller)
         if name in lists.NAMES:
@@ -203,12 +207,14 @@ class Attributes(Listings):
         self, ino: int, name: bytes, value: bytes, flags: int = 0, *, caller: Caller | None = None
     ) -> None:
         """Set an extended attribute; `flags`: 1 CREATE, 2 REPLACE. Raises EEXIST, ENODATA..."""
+        check_space(name)
         await self._change_xattr(
             meta.SetXattr(ino=ino, name=name, value=value, flags=flags, caller=caller)
         )
 
     async def removexattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> None:
-        """Remove an extended attribute. Raises ENODATA."""
+        """Remove an extended attribute. Raises ENODATA, ENOTSUP, EINVAL."""
+        check_space(name)
         await self._change_xattr(meta.RemoveXattr(ino=ino, name=name, caller=caller))
 
     async def _change_xattr(self, op: meta.SetXattr | meta.RemoveXattr) -> None:

@@ -47,14 +47,16 @@ class Node:
     """What is known of an inode."""
 
     __slots__ = (
-        "attr", "complete", "entries", "epoch", "ino", "listing", "modes", "pins", "shard",
-        "xattr_names", "xattrs",
+        "atime_ns", "attr", "complete", "entries", "epoch", "ino", "listing", "modes", "pins",
+        "shard", "xattr_names", "xattrs",
     )  # fmt: skip
 
     def __init__(self, ino: int) -> None:
         self.ino = ino
         self.shard = shard_of(Ino(ino))
         self.attr: Attr | None = None
+        self.atime_ns = 0
+        """When a directory or symbolic link was last read here, if later than `attr` says."""
         self.modes = 0
         self.epoch = 0
         """New whenever what was learnt is dropped: the same value means one continuous lease."""
@@ -315,6 +317,7 @@ class Cache:
         node.listing = None
         node.complete = False
         node.attr = None
+        node.atime_ns = 0
         node.xattr_names = None
         node.xattrs = {}
         node.modes = 0

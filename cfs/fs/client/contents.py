@@ -23,12 +23,13 @@ from cfs.core.api.meta import Attr, Caller, Extent, Lease
 from cfs.core.errors import CfsError, FsError, NotFound, Retryable
 from cfs.core.meta import access
 from cfs.core.meta.extents import end_of
-from cfs.fs.client.attributes import SIZE_MAX, Attributes
+from cfs.core.meta.files import SIZE_MAX
+from cfs.fs.client.attributes import Attributes
 from cfs.fs.client.file import File, clip
+from cfs.fs.client.names import is_due
 
 FETCH_PAUSE_S = 0.2
 """Between attempts to read what too few storage nodes have at the moment."""
-_DAY_NS = 86_400 * 10**9
 _APPEND = os.O_APPEND
 SYNCED = os.O_SYNC | os.O_DSYNC
 
@@ -169,13 +170,14 @@ class Contents(Attributes):
             self.report(handle)
         if not count:
             return 0
-        if offset + count > SIZE_MAX:
-            raise FsError(errno.EFBIG)
         if not self._may_write(file, count):
             await self._make_way(file, count)
         # nothing waits from here on: the lease that was checked is the one written under
         if handle.flags & _APPEND:
             offset = file.size
+        if offset + count > SIZE_MAX:
+            count = room_at(offset)
+            data = data[:count]
         client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
         if handle.flags & SYNCED:
             await self.fsync(fh)
@@ -337,7 +339,7 @@ class Contents(Attributes):
     def _touch(self, file: File, attr: Attr) -> None:
         seen = max(attr.atime_ns, file.atime_ns)
         now = self.client.clock.time_ns()
-        if seen <= max(attr.mtime_ns, file.mtime_ns, attr.ctime_ns) or now - seen > _DAY_NS:
+        if is_due(seen, max(attr.mtime_ns, file.mtime_ns), attr.ctime_ns, now):
             file.atime_ns = now
 
     def _read_ahead(self, file: File, reached: int, size: int) -> None:
@@ -359,3 +361,10 @@ class Contents(Attributes):
             await self.client.fetches.prefetch(tiles)
         except CfsError:
             return  # whoever reads the bytes meets the error
+
+
+def room_at(offset: int) -> int:
+    """Give how many bytes fit before the largest size of a file. Raises EFBIG when none."""
+    if offset >= SIZE_MAX:
+        raise FsError(errno.EFBIG)
+    return SIZE_MAX - offset

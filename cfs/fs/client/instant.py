@@ -19,9 +19,11 @@ from cfs.core.meta import access
 from cfs.core.meta import acl as lists
 from cfs.core.meta.entries import NAME_BYTES_MAX
 from cfs.core.meta.extents import end_of
-from cfs.fs.client.attributes import SIZE_MAX, access_list, xattrs_shown
+from cfs.core.meta.files import SIZE_MAX
+from cfs.core.meta.xattrs import check_space
+from cfs.fs.client.attributes import access_list, xattrs_shown
 from cfs.fs.client.cache import Name
-from cfs.fs.client.contents import SYNCED
+from cfs.fs.client.contents import SYNCED, room_at
 from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
 from cfs.fs.client.names import DOTS
 from cfs.fs.client.paths import Paths
@@ -62,6 +64,7 @@ class Instant(Paths):
             return None
         if not stat.S_ISLNK(attr.mode):
             raise FsError(errno.EINVAL)
+        self.touch(ino)
         return attr.target
 
     def try_listxattr(self, ino: int, *, caller: Caller | None = None) -> frozenset[bytes] | None:
@@ -71,7 +74,8 @@ class Instant(Paths):
         return None if attr is None or names is None else xattrs_shown(attr, names, caller)
 
     def try_getxattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> bytes | None:
-        """See `getxattr`. Raises ENODATA, EACCES."""
+        """See `getxattr`. Raises ENODATA, EACCES, ENOTSUP, EINVAL."""
+        check_space(name)
         cache = self.client.cache
         attr = cache.attr(ino)
         if attr is None:
@@ -191,11 +195,18 @@ class Instant(Paths):
         self, handle: int, cookie: int, limit: int = READDIR_ENTRIES
     ) -> list[Listed] | None:
         """See `readdir`."""
-        return self._list_cached(self._directories[handle].ino, cookie, limit)
+        ino = self._directories[handle].ino
+        listed = self._list_cached(ino, cookie, limit)
+        if listed is not None:
+            self.touch(ino)
+        return listed
 
     def try_names(self, ino: int) -> list[Name] | None:
         """Give all entries of a directory in cookie order, without attributes; leave it alone."""
-        return self.client.cache.listing(ino)
+        names = self.client.cache.listing(ino)
+        if names is not None:
+            self.touch(ino)
+        return names
 
     # --- open files
 
@@ -251,13 +262,14 @@ class Instant(Paths):
             self.report(handle)
         if not count:
             return 0
-        if offset + count > SIZE_MAX:
-            raise FsError(errno.EFBIG)
         flags = handle.flags
         if flags & SYNCED or not self._may_write(file, count):
             return None
         if flags & os.O_APPEND:
             offset = file.size
+        if offset + count > SIZE_MAX:
+            count = room_at(offset)
+            data = data[:count]
         client = self.client
         client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
         return count

@@ -76,6 +76,7 @@ class Listings(Names):
         listed = self._list_cached(directory.ino, cookie, limit)
         if listed is None:
             listed = await self._list_page(directory, cookie, limit)
+        self.touch(directory.ino)
         return listed
 
     def _list_cached(self, ino: int, cookie: int, limit: int) -> list[Listed] | None:

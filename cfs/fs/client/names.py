@@ -14,6 +14,8 @@ from __future__ import annotations
 import errno
 import stat
 
+from msgspec.structs import replace
+
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Caller, Lease
 from cfs.core.errors import FsError
@@ -26,6 +28,7 @@ from cfs.fs.client.file import File
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+DAY_NS = 86_400 * 10**9
 DOTS = frozenset({b".", b".."})
 
 
@@ -123,8 +126,23 @@ class Names:
 
     def view(self, attr: Attr) -> Attr:
         """Lay over attributes what only this client knows yet."""
-        file = self.client.writeback.files.get(attr.ino)
-        return attr if file is None else file.view(attr)
+        client = self.client
+        file = client.writeback.files.get(attr.ino)
+        if file is not None:
+            return file.view(attr)
+        node = client.cache.peek(attr.ino)
+        if node is not None and node.atime_ns > attr.atime_ns:
+            return replace(attr, atime_ns=node.atime_ns)
+        return attr
+
+    def touch(self, ino: int) -> None:
+        """Note that a directory or symbolic link is read now; kept here only, as for files."""
+        node = self.client.cache.peek(ino)
+        attr = node.attr if node is not None else None
+        if node is not None and attr is not None:
+            now = self.client.clock.time_ns()
+            if is_due(max(attr.atime_ns, node.atime_ns), attr.mtime_ns, attr.ctime_ns, now):
+                node.atime_ns = now
 
     def learn(self, attr: Attr, modes: int, token: int) -> None:
         """Take attributes and granted modes in. WRITE is taken in by `acquire` and `create`."""
@@ -230,6 +248,7 @@ class Names:
         attr = await self.getattr(ino)
         if not stat.S_ISLNK(attr.mode):
             raise FsError(errno.EINVAL)
+        self.touch(ino)
         return attr.target
 
     async def link(
@@ -358,3 +377,8 @@ class Names:
         handle = self._next_fh
         self._next_fh += 1
         return handle
+
+
+def is_due(atime_ns: int, mtime_ns: int, ctime_ns: int, now_ns: int) -> bool:
+    """Tell whether a read moves the access time (relatime): not after the last change, or old."""
+    return atime_ns <= max(mtime_ns, ctime_ns) or now_ns - atime_ns > DAY_NS

@@ -18,7 +18,7 @@ from cfs.core.api.meta import Attr, Caller, CopyRange, Extent, ExtentKind, Lease
 from cfs.core.errors import CfsError, Condemned, FsError
 from cfs.core.ids import Ino, shard_of
 from cfs.core.meta.extents import end_of
-from cfs.fs.client.attributes import SIZE_MAX
+from cfs.core.meta.files import SIZE_MAX
 from cfs.fs.client.contents import Handle
 from cfs.fs.client.dirty import Dirty
 from cfs.fs.client.file import File
@@ -264,6 +264,7 @@ class Ranges(Locking):
                 op = operation()
                 if op is None:
                     return ()
+                file.mtime_ns = op.mtime_ns or file.mtime_ns
                 try:
                     return await self._apply(file, op, deadline)
                 except FsError as error:
@@ -290,7 +291,6 @@ class Ranges(Locking):
             if isinstance(op, CopyRange):
                 file.tiles_epoch = -1
             file.size = max(file.size, attr.size)
-            file.mtime_ns = max(file.mtime_ns, op.mtime_ns or 0)
         return result.attrs
 
 

@@ -1,7 +1,8 @@
 """What POSIX and Linux say of every operation: a table of operation, condition, expected outcome.
 
 table        how a row is written
-words        the words rows are made of: one system call each
+words        the words about names and attributes: one system call each
+open_files   the words about open files
 paths        every operation that takes a path, under every condition of a path
 names        making, removing, linking and moving names
 permissions  who may do what; set-id bits, sticky directories, inherited groups

@@ -1,5 +1,7 @@
 """Attributes, extended attributes, and which operation changes which time of what."""
 
+# ruff: noqa: E501 - rows are read as lines
+
 from tests.system.posix.table import rows
 
 ROWS = rows("""

@@ -1,5 +1,7 @@
 """Making, removing, linking and moving names: what is refused, and what is there afterwards."""
 
+# ruff: noqa: E501 - rows are read as lines
+
 from tests.system.posix.table import rows
 
 ROWS = rows("""

@@ -42,7 +42,7 @@ MAKING = (
     "open or create", "create", "mkdir", "rename onto", "rename if free", "link as", "symlink",
     "mkfifo", "mknod", "mksocket",
 )  # fmt: skip
-TAKING = ("rmdir", "unlink", "rename", "exchange")
+TAKEN = ("unlink", "rename", "exchange", "rename onto")
 
 # for one condition: (path, outcome of all operations not listed, outcomes of those listed)
 CONDITIONS = (
@@ -87,7 +87,7 @@ CONDITIONS = (
         "mkfifo": "EEXIST", "mknod": "EEXIST", "mksocket": "EEXIST", "chdir": "ENOTDIR",
         "exec": "EACCES", "getxattr": "ENODATA", "removexattr": "ENODATA", "tmpfile": "ENOTDIR",
     }),
-    ("ann", "fixed/x", "ok", dict.fromkeys(("rename", "exchange", "unlink", "rename onto"), "EACCES") | {
+    ("ann", "fixed/x", "ok", dict.fromkeys(TAKEN, "EACCES") | {
         "stat": "file", "lstat": "file", "create": "EEXIST", "open directory": "ENOTDIR",
         "list": "ENOTDIR", "mkdir": "EEXIST", "rmdir": "EACCES", "link as": "EEXIST",
         "symlink": "EEXIST", "readlink": "EINVAL", "rename if free": "EEXIST",

@@ -1,5 +1,7 @@
 """Who may do what: permission bits, owners, sticky directories, set-id bits, inherited groups."""
 
+# ruff: noqa: E501 - rows are read as lines
+
 from tests.system.posix.table import Row, rows
 
 _BITS = {"r": "open a f r", "w": "open a f w", "x": "exec f"}
@@ -37,7 +39,10 @@ def _directories():
                 yield Row(user, setup, call, "ok" if bits & 3 == 3 else "EACCES")
 
 
-ROWS = [*_classes(), *_directories(), *rows("""
+ROWS = [
+    *_classes(),
+    *_directories(),
+    *rows("""
 # --- root
 root | file f 0000; own f 20001:20001 | open a f rw                          | ok
 root | file f 0666                    | exec f                               | EACCES
@@ -160,4 +165,5 @@ ann  | file f 0666; own f 20001:20001 | open a f r,noatime                   | o
 ann  | file f 0666; own f 20001:20001 | open a f rw; chmod f 0000; write a x | 1
 ann  |                                | open a f w,creat 0000; write a x     | 1
 ann  |                                | open a f w,creat 0000; open b f r    | EACCES
-""")]
+"""),
+]

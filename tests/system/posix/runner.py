@@ -4,14 +4,14 @@ Run as a program: python -m tests.system.posix.runner DIRECTORY. Prints JSON: ho
 are, and a list of [row, outcome] where the outcome is not the expected one.
 """
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH101, PTH102
 
 import json
 import os
 import sys
 
 from tests.system.posix import contents, metadata, names, paths, permissions
-from tests.system.posix.words import Words, outcome
+from tests.system.posix.open_files import OpenFiles, outcome
 
 USERS = {"root": (0, ()), "ann": (20001, ()), "bob": (20002, ()), "cat": (20003, (20001,))}
 """User and group number, and supplementary groups: cat is in ann's group."""
@@ -25,7 +25,7 @@ def table():
 
 def carry_out(base, row, number):
     """Give the outcome of one row, in a directory of its own."""
-    words = Words()
+    words = OpenFiles()
     here = f"row{number}"
     os.chdir(base)
     os.umask(0o022)

@@ -1,17 +1,12 @@
-"""The words rows are made of: each is one system call, or says what one call shows.
+"""The words about names and attributes: each is one system call, or says what one call shows.
 
 A word's arguments are text. What it gives is compared as text; an error is raised as OSError.
 """
 
-# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH110, PTH115, PTH116, PTH208, PTH211, PTH102, PTH201
-# ruff: noqa: SIM115, PTH123
+# ruff: noqa: PTH101, PTH102, PTH104, PTH106, PTH108, PTH115, PTH116, PTH123, PTH208, PTH211
 
 import ctypes
-import errno
-import fcntl
-import mmap
 import os
-import select
 import socket
 import stat
 import struct
@@ -19,29 +14,19 @@ import time
 
 from tests.system.posix.table import expand
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
-_FLAGS = {
-    "r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR, "creat": os.O_CREAT, "excl": os.O_EXCL,
-    "trunc": os.O_TRUNC, "append": os.O_APPEND, "directory": os.O_DIRECTORY,
-    "nofollow": os.O_NOFOLLOW, "path": os.O_PATH, "tmpfile": os.O_TMPFILE, "sync": os.O_SYNC,
-    "nonblock": os.O_NONBLOCK, "noatime": os.O_NOATIME,
-}  # fmt: skip
 _RENAME = {"noreplace": 1, "exchange": 2, "both": 3, "whiteout": 4, "unknown": 64}
-_FALLOCATE = {"keep": 1, "punch": 3, "punch_only": 2, "zero": 16, "zero_keep": 17, "plain": 0,
-              "collapse": 8, "insert": 32}  # fmt: skip
-_WHENCE = {"set": 0, "cur": 1, "end": 2, "data": 3, "hole": 4, "bad": 99}
 _KINDS = {
     stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket", stat.S_IFCHR: "chr", stat.S_IFBLK: "blk",
 }  # fmt: skip
 _XATTR = {"create": os.XATTR_CREATE, "replace": os.XATTR_REPLACE}
-_LOCKS = {"r": fcntl.F_RDLCK, "w": fcntl.F_WRLCK, "un": fcntl.F_UNLCK}
 _TICK_S = 0.012
 """More than the clock of a local file system's times takes to move."""
 
 
-def _checked(result):
+def checked(result):
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -53,7 +38,6 @@ class Words:
 
     def __init__(self):
         self._files = {}
-        self._maps = []
 
     def do(self, calls):
         """Carry out calls; give what the last one gives."""
@@ -103,9 +87,7 @@ class Words:
 
     def do_link_followed(self, old, new):
         followed = 0x400
-        _checked(
-            _LIBC.linkat(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), followed)
-        )
+        checked(LIBC.linkat(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), followed))
 
     def do_link_fd(self, fd, new):
         self.do_link_followed(f"/proc/self/fd/{self._fd(fd)}", new)
@@ -114,10 +96,8 @@ class Words:
         os.rename(old, new)
 
     def do_rename2(self, old, new, flag):
-        _checked(
-            _LIBC.renameat2(
-                _AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME[flag]
-            )
+        checked(
+            LIBC.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), _RENAME[flag])
         )
 
     def do_fifo(self, path, mode="0644"):
@@ -184,7 +164,7 @@ class Words:
     def do_access(self, path, mode):
         wanted = sum({"r": os.R_OK, "w": os.W_OK, "x": os.X_OK, "f": os.F_OK}[m] for m in mode)
         # access(2) asks for the real user, who is root here: faccessat2 with AT_EACCESS
-        _checked(_LIBC.syscall(439, _AT_FDCWD, os.fsencode(path), wanted, 0x200))
+        checked(LIBC.syscall(439, _AT_FDCWD, os.fsencode(path), wanted, 0x200))
 
     def do_list(self, path):
         return " ".join(sorted(os.listdir(path)))
@@ -195,9 +175,10 @@ class Words:
     def do_types(self, path):
         """What d_type says."""
         with os.scandir(path) as entries:
-            return " ".join(
-                sorted(f"{e.name}:{'dl'[e.is_symlink()] if e.is_dir(follow_symlinks=True) or e.is_symlink() else 'f'}" for e in entries)
-            )
+            kinds = [
+                (e.name, "l" if e.is_symlink() else "d" if e.is_dir() else "f") for e in entries
+            ]
+        return " ".join(sorted(f"{name}:{kind}" for name, kind in kinds))
 
     def do_statvfs(self, path, field="namemax"):
         return str(getattr(os.statvfs(path), f"f_{field}"))
@@ -264,9 +245,7 @@ class Words:
         for word in (atime, mtime):
             special = {"now": (1 << 30) - 1, "omit": (1 << 30) - 2, "bad": 1_000_000_000}.get(word)
             values += [0, special] if special else list(divmod(int(word), 1_000_000_000))
-        _checked(
-            _LIBC.utimensat(_AT_FDCWD, os.fsencode(path), struct.pack("qqqq", *values), 0)
-        )
+        checked(LIBC.utimensat(_AT_FDCWD, os.fsencode(path), struct.pack("qqqq", *values), 0))
 
     def do_futime(self, fd):
         os.utime(self._fd(fd))
@@ -284,13 +263,11 @@ class Words:
 
     def do_getxattr_room(self, path, name, size):
         room = ctypes.create_string_buffer(int(size) + 1)
-        return str(
-            _checked(_LIBC.getxattr(os.fsencode(path), name.encode(), room, int(size)))
-        )
+        return str(checked(LIBC.getxattr(os.fsencode(path), name.encode(), room, int(size))))
 
     def do_listxattr_room(self, path, size):
         room = ctypes.create_string_buffer(int(size) + 1)
-        return str(_checked(_LIBC.listxattr(os.fsencode(path), room, int(size))))
+        return str(checked(LIBC.listxattr(os.fsencode(path), room, int(size))))
 
     def do_listxattr(self, path):
         return " ".join(sorted(n for n in os.listxattr(path) if n.startswith("user.")))
@@ -318,151 +295,3 @@ class Words:
             )
             said.append(f"{path}:{letters or '-'}")
         return " ".join(said)
-
-    # --- open files
-
-    def do_open(self, name, path, flags, mode="0644"):
-        bits = 0
-        for flag in flags.split(","):
-            bits |= _FLAGS[flag]
-        self._files[name] = os.open(path, bits, int(mode, 8))
-
-    def do_openat(self, name, at, path, flags):
-        bits = 0
-        for flag in flags.split(","):
-            bits |= _FLAGS[flag]
-        self._files[name] = os.open(path, bits, dir_fd=self._fd(at))
-
-    def do_close(self, fd):
-        os.close(self._files.pop(fd) if fd in self._files else int(fd))
-
-    def do_dup(self, fd, name):
-        self._files[name] = os.dup(self._fd(fd))
-
-    def do_write(self, fd, text):
-        text = "x" * int(text[1:]) if text[:1] == "%" else text
-        return str(os.write(self._fd(fd), text.encode()))
-
-    def do_pwrite(self, fd, text, offset):
-        text = "x" * int(text[1:]) if text[:1] == "%" else text
-        return str(os.pwrite(self._fd(fd), text.encode(), int(offset)))
-
-    def do_writev(self, fd, *texts):
-        return str(os.writev(self._fd(fd), [t.encode() for t in texts]))
-
-    def do_write_bad(self, fd):
-        """From an address that is not there."""
-        _checked(_LIBC.write(self._fd(fd), ctypes.c_void_p(1), ctypes.c_size_t(10)))
-
-    def do_read_bad(self, fd):
-        _checked(_LIBC.read(self._fd(fd), ctypes.c_void_p(1), ctypes.c_size_t(10)))
-
-    def do_read(self, fd, length):
-        return os.read(self._fd(fd), int(length)).decode().replace("\0", "0")
-
-    def do_pread(self, fd, length, offset):
-        return os.pread(self._fd(fd), int(length), int(offset)).decode().replace("\0", "0")
-
-    def do_lseek(self, fd, offset, whence):
-        return str(os.lseek(self._fd(fd), int(offset), _WHENCE[whence]))
-
-    def do_fsync(self, fd):
-        os.fsync(self._fd(fd))
-
-    def do_fdatasync(self, fd):
-        os.fdatasync(self._fd(fd))
-
-    def do_fallocate(self, fd, mode, offset, length):
-        _checked(
-            _LIBC.fallocate(
-                self._fd(fd), _FALLOCATE[mode], ctypes.c_long(int(offset)),
-                ctypes.c_long(int(length)),
-            )
-        )  # fmt: skip
-
-    def do_copy(self, source, target, length, at, to):
-        return str(
-            os.copy_file_range(
-                self._fd(source), self._fd(target), int(length), int(at), int(to)
-            )
-        )
-
-    def do_sendfile(self, target, source, length):
-        return str(os.sendfile(self._fd(target), self._fd(source), 0, int(length)))
-
-    def do_mmap(self, fd, length, access="r", sharing="shared"):
-        prot = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "rw": mmap.PROT_READ | mmap.PROT_WRITE}
-        flags = {"shared": mmap.MAP_SHARED, "private": mmap.MAP_PRIVATE}[sharing]
-        address = _mmap(None, int(length), prot[access], flags, self._fd(fd), 0)
-        if address == ctypes.c_void_p(-1).value:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        _LIBC.munmap(ctypes.c_void_p(address), ctypes.c_size_t(int(length)))
-
-    def do_map_write(self, fd, length, at, text):
-        with mmap.mmap(self._fd(fd), int(length)) as view:
-            view[int(at) : int(at) + len(text)] = text.encode()
-            view.flush()
-
-    def do_flock(self, fd, kind):
-        wanted = {"sh": fcntl.LOCK_SH, "ex": fcntl.LOCK_EX, "un": fcntl.LOCK_UN}[kind]
-        fcntl.flock(self._fd(fd), wanted | fcntl.LOCK_NB)
-
-    def do_lock(self, fd, kind, start="0", length="0"):
-        wanted = struct.pack("hhqqi4x", _LOCKS[kind], 0, int(start), int(length), 0)
-        fcntl.fcntl(self._fd(fd), fcntl.F_SETLK, wanted)
-
-    def do_lock_other(self, path, kind, start="0", length="0"):
-        """Try to lock from another process."""
-        child = os.fork()
-        if not child:
-            code = 0
-            try:
-                fd = os.open(path, os.O_RDWR)
-                fcntl.fcntl(
-                    fd, fcntl.F_SETLK,
-                    struct.pack("hhqqi4x", _LOCKS[kind], 0, int(start), int(length), 0),
-                )  # fmt: skip
-            except OSError as error:
-                code = error.errno
-            os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if code:
-            raise OSError(code, os.strerror(code))
-
-    def do_ofd_lock(self, fd, kind, start="0", length="0"):
-        wanted = struct.pack("hhqqi4x", _LOCKS[kind], 0, int(start), int(length), 0)
-        fcntl.fcntl(self._fd(fd), fcntl.F_OFD_SETLK, wanted)
-
-    def do_getdents(self, fd):
-        return " ".join(sorted(os.listdir(self._fd(fd))))
-
-    def do_fchdir(self, fd):
-        os.fchdir(self._fd(fd))
-
-    def do_append_flag(self, fd):
-        """Set O_APPEND on an open file."""
-        flags = fcntl.fcntl(self._fd(fd), fcntl.F_GETFL)
-        fcntl.fcntl(self._fd(fd), fcntl.F_SETFL, flags | os.O_APPEND)
-
-    def do_poll(self, fd):
-        """A file is always ready."""
-        poll = select.poll()
-        poll.register(self._fd(fd), select.POLLIN | select.POLLOUT)
-        return str(len(poll.poll(1000)))
-
-
-_mmap = _LIBC.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = [
-    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
-]  # fmt: skip
-
-
-def outcome(words, calls):
-    """Carry out calls; give `ok`, the name of an errno, or the text of the last."""
-    try:
-        given = words.do(calls)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return "ok" if given is None else given
