@@ -13,9 +13,10 @@ from cfs.core.ids import SessionId, make_segment_id
 from cfs.core.meta import keys, pages, read, trimming
 from cfs.core.meta import results as r
 from cfs.core.meta.commands import Collected, Condemn, Pack, Reclaim, Standing, Withdraw
+from cfs.core.meta.files import SIZE_MAX
 from tests.model.shard_world import REG, World, check, chunk, inline, labels
 
-MAX = (1 << 63) - 1
+MAX = SIZE_MAX
 
 
 def segment(n: int) -> bytes:
@@ -39,13 +40,13 @@ def test_sparse_growth_is_one_hole() -> None:
     world = World()
     ino = file(world)
     assert world.op(SetAttr(ino=ino, size=MAX))[0].size == MAX
-    commit(world, ino, chunk(20 << 40, 10, 1))
+    commit(world, ino, chunk(10 << 40, 10, 1))
     commit(world, ino, chunk(MAX - 5, 5, 2))
     assert [(e.offset, e.length) for e in layout(world, ino)] == [
-        (0, 20 << 40), (20 << 40, 10), ((20 << 40) + 10, MAX - 15 - (20 << 40)), (MAX - 5, 5),
+        (0, 10 << 40), (10 << 40, 10), ((10 << 40) + 10, MAX - 15 - (10 << 40)), (MAX - 5, 5),
     ]  # fmt: skip
     check(world)
-    attr = world.op(SetAttr(ino=ino, size=(20 << 40) + 3))[0]
+    attr = world.op(SetAttr(ino=ino, size=(10 << 40) + 3))[0]
     assert attr.allocated == 3
     check(world)
 
