@@ -18,7 +18,6 @@ from cfs.core.api.meta import Attr, Caller, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.meta import access, attributes
 from cfs.core.meta import acl as lists
-from cfs.core.meta.files import SIZE_MAX
 from cfs.core.meta.xattrs import check_space
 from cfs.fs.client.file import File
 from cfs.fs.client.listing import Listings
