@@ -6,8 +6,9 @@ for this process's other work, it looks again a few times before it sleeps in ep
 request of a busy caller comes sooner than a sleep takes. After a burst of requests others have
 their turn.
 
-A request whose caller got a signal (INTERRUPT) is given up, with EINTR, when it is not answered
-within some time; a wait for a lock at once. So nobody waits unkillably for a cluster that is gone.
+A wait for a lock ends, with EINTR, at any signal to its caller (INTERRUPT). Anything else goes on,
+as on a local file system, unless the caller is being killed (`signals`): then it is given up when
+it is not answered within some time. So nobody waits unkillably for a cluster that is gone.
 Whatever a request is, nothing it does ends the loop.
 """
 
@@ -27,6 +28,7 @@ from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.message import Request, decode
 from cfs.fs.gate.kernel.opcodes import UNANSWERED, Opcode
 from cfs.fs.gate.kernel.replies import DONE, Answer, Handler, Later
+from cfs.fs.gate.kernel.signals import is_killed
 
 _LOG = structlog.get_logger()
 
@@ -46,7 +48,7 @@ JOINED_BYTES_MAX = 1 << 14
 REQUESTS_MAX = 4096
 """Requests that wait; more stay in the kernel. Each is a process that waits."""
 INTERRUPT_S = 2.0
-"""How long a request may still take once its caller got a signal."""
+"""How long a request may take once its caller is being killed; how often that is looked at."""
 
 WANTED = (
     Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.EXPORT_SUPPORT | Init.BIG_WRITES
@@ -95,7 +97,7 @@ class Session:
         }
         self._buffers = [bytearray(BUFFER_BYTES)]
         self._view = memoryview(self._buffers[0])
-        self._waiting: dict[int, tuple[int, trio.CancelScope]] = {}
+        self._waiting: dict[int, tuple[Request, trio.CancelScope]] = {}
         self._room = trio.Event()
         self._nursery: trio.Nursery
 
@@ -156,7 +158,7 @@ class Session:
         if isinstance(answer, bytes):
             self._answer(request.unique, answer)
         elif answer is not None:
-            self._waiting[request.unique] = (opcode, trio.CancelScope())
+            self._waiting[request.unique] = (request, trio.CancelScope())
             self._nursery.start_soon(self._wait, opcode, request.unique, answer)
 
     async def _wait(self, opcode: int, unique: int, work: Later) -> None:
@@ -216,10 +218,23 @@ class Session:
     def _interrupt(self, request: Request) -> Answer:
         waiting = self._waiting.get(request.fields[0])
         if waiting is not None:
-            opcode, scope = waiting
-            patience_s = 0.0 if opcode == Opcode.SETLKW else INTERRUPT_S
-            scope.deadline = min(scope.deadline, trio.current_time() + patience_s)
+            interrupted, scope = waiting
+            if interrupted.opcode == Opcode.SETLKW:
+                scope.cancel()
+            else:
+                self._nursery.start_soon(self._give_up, interrupted)
         return None
+
+    async def _give_up(self, request: Request) -> None:
+        """End a request once its caller is being killed; the kernel tells of signals only once."""
+        while True:
+            await trio.sleep(INTERRUPT_S)
+            waiting = self._waiting.get(request.unique)
+            if waiting is None or waiting[0] is not request:
+                return
+            if is_killed(request.pid):
+                waiting[1].cancel()
+                return
 
     @staticmethod
     def _destroy(request: Request) -> Answer:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import random
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from struct import Struct
 from typing import Any
@@ -36,10 +38,12 @@ class Kernel:
         self._unique = 0
         self.answers: dict[int, tuple[int, bytes]] = {}
 
-    def send(self, opcode: int, body: bytes = b"", *, node: int = 1) -> int:
+    def send(self, opcode: int, body: bytes = b"", *, node: int = 1, pid: int = 9) -> int:
         self._unique += 2
         size = message.HEADER.size + len(body)
-        self._end.send(message.HEADER.pack(size, opcode, self._unique, node, 0, 0, 9, 0, 0) + body)
+        self._end.send(
+            message.HEADER.pack(size, opcode, self._unique, node, 0, 0, pid, 0, 0) + body
+        )
         return self._unique
 
     def send_raw(self, data: bytes) -> None:
@@ -186,16 +190,33 @@ def test_whatever_is_sent_the_next_request_is_answered() -> None:
     run(scenario)
 
 
-def test_an_interrupted_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_is_given_up_when_its_caller_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "INTERRUPT_S", 0.05)
+    caller = subprocess.Popen(["sleep", "60"])
 
     async def scenario(world: World, kernel: Kernel, _operations: Any) -> None:
         await kernel.ask(Opcode.GETATTR, bytes(16))
         world.silent |= {1, 2}  # no metadata node answers
-        waiting = kernel.send(Opcode.MKDIR, Struct("=II").pack(0o755, 0) + b"d\0")
-        kernel.send(Opcode.INTERRUPT, Struct("=Q").pack(waiting))
-        assert await kernel.answer(waiting) == (errno.EINTR, b"")
+        body = Struct("=II").pack(0o755, 0)
+        waiting = [
+            kernel.send(Opcode.MKDIR, body + b"d\0", pid=os.getpid()),
+            kernel.send(Opcode.MKDIR, body + b"e\0", pid=caller.pid),
+        ]
+        for unique in waiting:
+            kernel.send(Opcode.INTERRUPT, Struct("=Q").pack(unique))
+        with trio.move_on_after(0.3):
+            await kernel.answer(waiting[1])
+        assert not kernel.answers, "a signal alone ends nothing"
+        caller.kill()
+        caller.wait()
+        assert await kernel.answer(waiting[1]) == (errno.EINTR, b"")
+        assert not kernel.answers
         world.silent.clear()
+        assert (await kernel.answer(waiting[0]))[0] == 0
         assert await kernel.ask(Opcode.STATFS)
 
-    run(scenario)
+    try:
+        run(scenario)
+    finally:
+        caller.kill()
+        caller.wait()
