@@ -7,8 +7,8 @@ be listed from here.
 
 The newest wins: attributes by their `version`, entries by the applied index `at` of the reply. A
 reply that crossed the end of a lease does not get in (`fences`). Bounded in nodes and entries;
-what is pushed out gives its lease back (READ lazily, WRITE through `evicted`). Nodes in use (open,
-dirty) are never pushed out.
+what is pushed out gives its lease back (READ when its trust has ended, WRITE through `evicted`).
+Nodes in use (open, dirty) are never pushed out.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ class Cache:
         if modes & Lease.WRITE:
             self._evicted(node.ino)
         if modes & Lease.READ:
-            self._session.drop(node.ino, Lease.READ)
+            self._session.part(node.ino)
 
 
 def _with_cookies(names: list[Name]) -> list[Name] | None:

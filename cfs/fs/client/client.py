@@ -24,8 +24,8 @@ from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.queue import Queue
-from cfs.fs.client.router import Router
-from cfs.fs.client.session import Session, new_session
+from cfs.fs.client.router import Router, new_session
+from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
 from cfs.fs.client.writeback import Writeback
 from cfs.net.ports import WallClock
@@ -78,6 +78,7 @@ class Client:
             self.session, self.fences, self.limits, self.writeback.release, self.queue.pending
         )
         self.writeback.cache = self.cache
+        self.writeback.let_go = self._let_go
         self.delegations = Delegations(
             session=self.session,
             fences=self.fences,
@@ -226,6 +227,11 @@ class Client:
             file.pinned = True
         else:
             self.session.drop_pin(ino)
+
+    async def _let_go(self, inos: Iterable[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            for ino in inos:
+                nursery.start_soon(self.kernel.invalidate, ino)
 
     def _tell_kernel(self, ino: int) -> None:
         assert self.nursery is not None

@@ -81,6 +81,11 @@ class Files(Instant):
             return 0.0
         return client.session.trust_left_s(node.shard)
 
+    def said(self, parent: int, name: bytes) -> int | None:
+        """Give what counts now of a name: its inode, 0 when it is absent, None when not known."""
+        known = self.client.cache.name(parent, name)
+        return None if known is None else known.ino
+
     def lease_epoch(self, ino: int) -> int | None:
         """Name the continuous lease held on an inode; None: no lease now."""
         node = self.client.cache.peek(ino)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 
 import structlog
 import trio
@@ -53,6 +53,8 @@ class Ownership(ABC):
         self._limits = limits
         self._pending = pending
         self._releases: dict[int, list[int]] = {}
+        self.let_go: Callable[[Iterable[int]], Awaitable[None]]
+        """Returns when nothing learnt of the inodes is cached below."""
 
     @abstractmethod
     def lost(self, file: File) -> None:
@@ -190,6 +192,7 @@ class Ownership(ABC):
         for ino in inos:
             self._fences.hold_ino(ino)
         try:
+            await self.let_go(inos)
             await self._session.mutate(shard, meta.Release(inos=tuple(inos)), deadline=deadline)
         except CfsError as error:
             _LOG.info("release_failed", shard=shard, error=str(error))

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import trio
 
+from cfs.core.api import root
 from cfs.core.errors import (
     DeadlineExceeded,
     Locked,
@@ -21,6 +22,7 @@ from cfs.core.errors import (
     StaleEpoch,
     Unavailable,
 )
+from cfs.core.ids import ROOT_GROUP
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Calls, MapView
 
@@ -132,3 +134,12 @@ class Router:
                 await self._view.refresh()
         except (Retryable, DeadlineExceeded) as error:
             _LOG.debug("map_refresh_failed", error=str(error))
+
+
+async def new_session(router: Router, name: str, *, deadline: float) -> int:
+    """Ask the root group for a session id that was never given before."""
+    reply = await router.ask(
+        ROOT_GROUP, "root.session", root.NewSession(client=name), deadline=deadline
+    )
+    assert isinstance(reply, root.NewSessionReply)
+    return reply.session

@@ -9,7 +9,8 @@ everything learnt from the shard is dropped, and the session begins anew with no
 numbering of mutations goes on. Replies that cross an opening are kept out of the caches by the
 shard's fence.
 
-Leases are given back lazily: collected, and sent with the next renewal.
+Leases are given back lazily, with the next renewal; READ leases that the cache pushed out when the
+trust of that moment has ended: a kernel below caches no longer than that.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any, Protocol
 import structlog
 import trio
 
-from cfs.core.api import meta, root
+from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
 from cfs.core.errors import CfsError, DeadlineExceeded, Retryable, SessionExpired, Unavailable
-from cfs.core.ids import ROOT_GROUP, Ino, ShardId, group_of, shard_of
+from cfs.core.ids import Ino, ShardId, group_of, shard_of
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.lane import Lane, Numbers
 from cfs.fs.client.limits import Limits
@@ -69,7 +70,9 @@ class Holder(Protocol):
 class ShardSession:
     """The session in one shard."""
 
-    __slots__ = ("data", "drops", "names", "opening", "shard", "term_s", "trust_until")
+    __slots__ = (
+        "data", "drops", "names", "opening", "parting", "shard", "term_s", "trust_until",
+    )  # fmt: skip
 
     def __init__(self, shard: int, data: Lane, names: Lane) -> None:
         self.shard = shard
@@ -79,6 +82,8 @@ class ShardSession:
         self.trust_until = -math.inf
         self.opening = trio.Lock()
         self.drops: dict[int, int] = {}
+        self.parting: dict[int, float] = {}
+        """READ leases to give back, and when nothing below can be cached under them any more."""
 
 
 class Session:
@@ -160,6 +165,13 @@ class Session:
         if state is not None:
             state.drops[ino] = state.drops.get(ino, 0) | modes
 
+    def part(self, ino: int) -> None:
+        """Give READ on `ino` back when its trust of now has ended: a kernel may cache so long."""
+        self._fences.close_ino(ino)
+        state = self._shards.get(shard_of(Ino(ino)))
+        if state is not None:
+            state.parting[ino] = state.trust_until
+
     def drop_pin(self, ino: int) -> None:
         """Give the OPEN pin of `ino` back, with the next renewal."""
         state = self._shards.get(shard_of(Ino(ino)))
@@ -169,12 +181,14 @@ class Session:
     def keep(self, ino: int, modes: int) -> None:
         """Take back a `drop` that was not sent yet: the modes were granted again."""
         state = self._shards.get(shard_of(Ino(ino)))
-        if state is None or ino not in state.drops:
+        if state is None:
             return
-        left = state.drops[ino] & ~modes
-        if left:
-            state.drops[ino] = left
-        else:
+        if modes & Lease.READ:
+            state.parting.pop(ino, None)
+        if ino not in state.drops:
+            return
+        state.drops[ino] &= ~modes
+        if not state.drops[ino]:
             del state.drops[ino]
 
     # --- opening
@@ -235,7 +249,7 @@ class Session:
             shard = state.shard
             self._fences.close_shard(shard)
             first = not state.term_s
-            held = () if expired or first else tuple(self._holder.held(shard))
+            held = () if expired or first else tuple(self._held(state))
             if not expired:
                 try:
                     await self._assert(state, held, deadline, renewed=False)
@@ -245,10 +259,18 @@ class Session:
                 _LOG.warning("session_expired", shard=shard, session=self.id)
                 state.trust_until = -math.inf
                 state.drops.clear()
+                state.parting.clear()
                 self._holder.expired(shard)
                 await self._assert(state, (), deadline, renewed=True)
                 assert self._nursery is not None
                 self._nursery.start_soon(self._holder.reopened, shard)
+
+    def _held(self, state: ShardSession) -> list[Held]:
+        held = self._holder.held(state.shard)
+        if state.parting:
+            named = {lease.ino for lease in held}
+            held += [Held(i, int(Lease.READ)) for i in state.parting if i not in named]
+        return held
 
     async def _assert(
         self, state: ShardSession, held: tuple[Held, ...], deadline: float, *, renewed: bool
@@ -340,7 +362,11 @@ class Session:
 
     def _take_drops(self, states: list[ShardSession]) -> list[Held]:
         drops: list[Held] = []
+        now = trio.current_time()
         for state in states:
+            while state.parting and next(iter(state.parting.values())) <= now:
+                del state.parting[ino := next(iter(state.parting))]
+                state.drops[ino] = state.drops.get(ino, 0) | Lease.READ
             while state.drops and len(drops) < DROPS_MAX:
                 ino, modes = state.drops.popitem()
                 if self._holder.pinned(ino):
@@ -371,12 +397,3 @@ class Session:
             _LOG.warning("reassert_failed", shard=state.shard, error=str(error))
         finally:
             self._reasserting.discard(state.shard)
-
-
-async def new_session(router: Router, name: str, *, deadline: float) -> int:
-    """Ask the root group for a session id that was never given before."""
-    reply = await router.ask(
-        ROOT_GROUP, "root.session", root.NewSession(client=name), deadline=deadline
-    )
-    assert isinstance(reply, root.NewSessionReply)
-    return reply.session

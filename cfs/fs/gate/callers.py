@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from cfs.core.api.meta import Caller
 
@@ -29,6 +29,7 @@ GROUPS_MAX = 256
 """Groups of a caller that count and travel; the first ones. NFS carries 16."""
 
 _Key = tuple[int, int, int]
+_T = TypeVar("_T")
 
 
 def groups_of(pid: int) -> tuple[int, ...]:
@@ -81,10 +82,10 @@ class Callers:
         return caller
 
 
-def outward(root: int, tell: Callable[[int, bool], None]) -> Callable[[int, bool], None]:
+def outward(root: int, tell: Callable[[int, _T], None]) -> Callable[[int, _T], None]:
     """Let notifications about the root name the kernel's root node."""
 
-    def told(ino: int, attributes_only: bool) -> None:  # noqa: FBT001 - the port's shape
-        tell(ROOT_NODE if ino == root else ino, attributes_only)
+    def told(ino: int, what: _T) -> None:
+        tell(ROOT_NODE if ino == root else ino, what)
 
     return told

@@ -2,7 +2,7 @@
 
 The call waits for pages that are locked, and whoever locks them waits for the event loop: made
 from the loop it would wait for itself. So each runs in a thread, a few at a time, and a lease is
-given back only when it has returned. Entries need none: their lifetime in the kernel is zero.
+given back only when it has returned. Names of a directory are ended as `entries` says.
 
 One case may not wait: a write of part of a page holds that page locked until it is answered, and
 it is answered when the WRITE lease is back, which the other client gets first. Then attributes,
@@ -12,7 +12,7 @@ reads from its pages, and `settled` lets nobody have them until the pages are go
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -27,6 +27,10 @@ STOP_S = 1.0
 
 Notify = Callable[[int, bool], None]
 """Drop what is cached of an inode; True: attributes only."""
+
+
+EndNames = Callable[[int], Awaitable[None]]
+"""End what the kernel may do with the names of a directory without asking."""
 
 
 class _Pending:
@@ -46,9 +50,10 @@ class _Pending:
 class Invalidator:
     """The `Kernel` of a mount."""
 
-    def __init__(self, inodes: Inodes, notify: Notify) -> None:
+    def __init__(self, inodes: Inodes, notify: Notify, end_names: EndNames | None = None) -> None:
         self._inodes = inodes
         self._notify = notify
+        self._end_names = end_names
         self._limiter = trio.CapacityLimiter(THREADS)
         self._stopped = False
         self._pending: dict[int, _Pending] = {}
@@ -125,6 +130,8 @@ class Invalidator:
                     if self._writes.get(ino):
                         pending.enough.set()
                     await self._tell(ino, attributes_only=False)
+                    if self._end_names is not None:
+                        await self._end_names(ino)
                     if not pending.again:
                         break
             finally:

@@ -13,6 +13,7 @@ operations   the table of handlers
 narrowed     tables for mounts of a sub-directory, and without changes
 notify       tells the kernel what to drop
 signals      whether a caller is being killed
+entries      how long the kernel may keep names
 session      INIT, the read loop, requests that wait, interrupts
 mountpoint   mount(2), or fusermount3 for others than root; the end of a mount
 mount        serves `Files` at a mount point

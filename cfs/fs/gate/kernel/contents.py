@@ -21,6 +21,7 @@ from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.directories import Directories
+from cfs.fs.gate.kernel.entries import Entries
 from cfs.fs.gate.kernel.flags import (
     FSYNC_DATA,
     OPEN_KILL_SUIDGID,
@@ -37,8 +38,10 @@ _DIRECT = int(Fopen.DIRECT_IO | Fopen.PARALLEL_DIRECT_WRITES)
 class Contents(Directories):
     """Handlers of open files."""
 
-    def __init__(self, files: Files, inodes: Inodes, invalidator: Invalidator) -> None:
-        super().__init__(files, inodes, invalidator)
+    def __init__(
+        self, files: Files, inodes: Inodes, invalidator: Invalidator, entries: Entries
+    ) -> None:
+        super().__init__(files, inodes, invalidator, entries)
         self.releasing: dict[int, list[trio.Event]] = {}
 
     def _opened(self, fh: int, ino: int, flags: int) -> bytes:
@@ -73,7 +76,8 @@ class Contents(Directories):
         )
         if made is not None:
             fh, attr = made
-            return self.entry(attr) + self._opened(fh, attr.ino, flags)
+            entry = self.entry(attr, request.node, request.names[0])
+            return entry + self._opened(fh, attr.ino, flags)
         return self._create(request.node, request.names[0], mode, flags, umask, maker)
 
     def tmpfile(self, request: Request) -> Answer:
@@ -84,14 +88,14 @@ class Contents(Directories):
     async def _tmpfile(self, parent: int, mode: int, flags: int, umask: int, maker: Maker) -> bytes:
         fh, attr = await self.files.create_unnamed(parent, mode, flags, umask=umask, **maker)
         opened = self._opened(fh, attr.ino, flags)
-        return self.entry(attr) + opened
+        return self.entry(attr, parent, b"") + opened
 
     async def _create(
         self, parent: int, name: bytes, mode: int, flags: int, umask: int, maker: Maker
     ) -> bytes:
         fh, attr = await self.files.create_file(parent, name, mode, flags, umask=umask, **maker)
         opened = self._opened(fh, attr.ino, flags)
-        return self.entry(attr) + opened
+        return self.entry(attr, parent, name) + opened
 
     def read(self, request: Request) -> Answer:
         """READ."""

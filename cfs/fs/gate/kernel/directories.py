@@ -23,6 +23,7 @@ from cfs.fs.client.listing import Listed
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
+from cfs.fs.gate.kernel.entries import Entries
 from cfs.fs.gate.kernel.flags import Fopen
 from cfs.fs.gate.kernel.message import DIRENT_SIZE, ENTRY_SIZE, NO_ENTRY, Request
 from cfs.fs.gate.kernel.names import Names
@@ -97,8 +98,10 @@ class _Page:
 class Directories(Names):
     """Directory handlers."""
 
-    def __init__(self, files: Files, inodes: Inodes, invalidator: Invalidator) -> None:
-        super().__init__(files, inodes, invalidator)
+    def __init__(
+        self, files: Files, inodes: Inodes, invalidator: Invalidator, entries: Entries
+    ) -> None:
+        super().__init__(files, inodes, invalidator, entries)
         self.listings: dict[int, _Listing] = {}
 
     def _listing_of(self, handle: int) -> _Listing:
@@ -222,7 +225,7 @@ class Directories(Names):
             if attr is not None:
                 if not page.fits(listed.name):
                     return False
-                entry = self.entry(attr) if page.plus else NO_ENTRY
+                entry = self.entry(attr, listing.ino, listed.name) if page.plus else NO_ENTRY
                 page.add(attr.ino, listed.cookie, attr.mode & 0o170000, listed.name, entry)
             listing.index += 1
         return True

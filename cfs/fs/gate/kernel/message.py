@@ -48,6 +48,7 @@ _SYMLINK = 0o120000
 _TYPE = 0o170000
 _HEADER_SIZE = HEADER.size
 _NOTHING: tuple[Any, ...] = ()
+_NO_ATTR = (0,) * 16
 
 
 class Request:
@@ -129,6 +130,12 @@ def entry(attr: Attr, entry_s: float, attr_s: float) -> bytes:
         attr.ino, attr.generation, name_whole, attr_whole, int((entry_s - name_whole) * _NS),
         int((attr_s - attr_whole) * _NS), *_attr(attr),
     )  # fmt: skip
+
+
+def absence(entry_s: float) -> bytes:
+    """Encode that there is no such name; lifetime in seconds."""
+    whole = int(entry_s)
+    return _ENTRY.pack(0, 0, whole, 0, int((entry_s - whole) * _NS), 0, *_NO_ATTR)
 
 
 def attributes(attr: Attr, attr_s: float) -> bytes:

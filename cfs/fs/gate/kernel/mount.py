@@ -26,6 +26,7 @@ from cfs.fs.gate.callers import Callers, outward
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import narrowed
+from cfs.fs.gate.kernel.entries import Entries
 from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.mountpoint import attach
 from cfs.fs.gate.kernel.notify import Notifier
@@ -54,9 +55,10 @@ async def serve_mount(
     mounted = await trio.to_thread.run_sync(attach, mountpoint, options)
     device = device_of(mountpoint)
     inodes = Inodes(options.root)
-    drop = outward(options.root, Notifier(mounted.device).drop)
-    invalidator = Invalidator(inodes, drop)
-    operations = Operations(files, inodes, invalidator)
+    notifier = Notifier(mounted.device)
+    entries = Entries(outward(options.root, notifier.expire))
+    invalidator = Invalidator(inodes, outward(options.root, notifier.drop), entries.end)
+    operations = Operations(files, inodes, invalidator, entries)
     operations.callers = Callers(squash=options.root_squash)
     wanted = WANTED | LOCKS if hasattr(files, "setlk") else WANTED
     table = operations.table()
@@ -66,7 +68,7 @@ async def serve_mount(
         operations.root = options.root
         table = narrowed.confined(table, options.root, inodes)
         wanted &= ~Init.EXPORT_SUPPORT
-    session = Session(mounted.device, table, wanted=wanted)
+    session = Session(mounted.device, table, wanted=wanted, agreed=operations.agreed)
     try:
         async with trio.open_nursery() as nursery:
             invalidator.start(nursery)

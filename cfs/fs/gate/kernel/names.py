@@ -1,4 +1,4 @@
-"""Handlers of names: found in the leased cache at once, changed by the shard."""
+"""Handlers of names: found in the leased cache at once, changed by the shard or ahead of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import errno
 import stat
 from collections.abc import Awaitable
 
-from cfs.core.api.meta import Attr
+import trio
+
+from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.names import RENAME_EXCHANGE, RENAME_NOREPLACE
+from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.attributes import Attributes
 from cfs.fs.gate.kernel.message import FORGET_ONE, Request
 from cfs.fs.gate.kernel.replies import DONE, Answer
@@ -23,13 +26,34 @@ class Names(Attributes):
         """LOOKUP."""
         parent, name = request.node, request.names[0]
         caller = self.caller(request)
-        attr = self.files.try_lookup(parent, name, caller=caller)
+        try:
+            attr = self.files.try_lookup(parent, name, caller=caller)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return self._absent(parent, name, error)
         if attr is None:
-            return self._found(self.files.lookup(parent, name, caller=caller))
-        return self.entry(attr)
+            return self._lookup(parent, name, caller)
+        return self.entry(attr, parent, name, found=True)
 
-    async def _found(self, finding: Awaitable[Attr]) -> bytes:
-        return self.entry(await finding)
+    async def _lookup(self, parent: int, name: bytes, caller: Caller | None) -> bytes:
+        try:
+            attr = await self.files.lookup(parent, name, caller=caller)
+        except FsError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return self._absent(parent, name, error)
+        return self.entry(attr, parent, name, found=True)
+
+    def _absent(self, parent: int, name: bytes, error: FsError) -> bytes:
+        """Say that there is no such name, and for how long that is sure."""
+        life = self.entry_s(parent, name, 0)
+        if not life:
+            raise error
+        return message.absence(life)
+
+    async def _made(self, making: Awaitable[Attr], parent: int, name: bytes) -> bytes:
+        return self.entry(await making, parent, name)
 
     def forget(self, request: Request) -> Answer:
         """FORGET."""
@@ -54,27 +78,26 @@ class Names(Attributes):
         mode = stat.S_IFLNK | 0o777
         made = self.files.try_create(request.node, name, mode, target=target, **maker)
         if made is not None:
-            return self.entry(made)
-        return self._found(self.files.symlink(request.node, name, target, **maker))
+            return self.entry(made, request.node, name)
+        making = self.files.symlink(request.node, name, target, **maker)
+        return self._made(making, request.node, name)
 
     def mknod(self, request: Request) -> Answer:
         """MKNOD."""
         mode, rdev, umask, _ = request.fields
-        maker = self.maker(request)
-        return self._found(
-            self.files.mknod(request.node, request.names[0], mode, rdev, umask=umask, **maker)
-        )
+        parent, name, maker = request.node, request.names[0], self.maker(request)
+        making = self.files.mknod(parent, name, mode, rdev, umask=umask, **maker)
+        return self._made(making, parent, name)
 
     def mkdir(self, request: Request) -> Answer:
         """MKDIR."""
         mode, umask = stat.S_IFDIR | stat.S_IMODE(request.fields[0]), request.fields[1]
-        maker = self.maker(request)
-        made = self.files.try_create(request.node, request.names[0], mode, umask=umask, **maker)
+        parent, name, maker = request.node, request.names[0], self.maker(request)
+        made = self.files.try_create(parent, name, mode, umask=umask, **maker)
         if made is not None:
-            return self.entry(made)
-        return self._found(
-            self.files.mkdir(request.node, request.names[0], mode, umask=umask, **maker)
-        )
+            return self.entry(made, parent, name)
+        making = self.files.mkdir(parent, name, mode, umask=umask, **maker)
+        return self._made(making, parent, name)
 
     def link(self, request: Request) -> Answer:
         """LINK."""
@@ -82,8 +105,8 @@ class Names(Attributes):
         caller = self.caller(request)
         linked = self.files.try_link(ino, parent, name, caller=caller)
         if linked is not None:
-            return self.entry(linked)
-        return self._found(self.files.link(ino, parent, name, caller=caller))
+            return self.entry(linked, parent, name)
+        return self._made(self.files.link(ino, parent, name, caller=caller), parent, name)
 
     def unlink(self, request: Request) -> Answer:
         """UNLINK."""
@@ -111,9 +134,27 @@ class Names(Attributes):
         return self._rename(request, new_parent, flags)
 
     def _rename(self, request: Request, new_parent: int, flags: int) -> Answer:
-        name, new_name = request.names[0], request.names[1]
-        move = request.node, name, new_parent, new_name, flags
+        move = request.node, request.names[0], new_parent, request.names[1]
         caller = self.caller(request)
-        if self.files.try_rename(*move, caller=caller):
-            return DONE
-        return self._done(self.files.rename(*move, caller=caller))
+        if not self.files.try_rename(*move, flags, caller=caller):
+            return self._move(*move, flags, caller)
+        self.entries.moved(*move)
+        return DONE
+
+    async def _move(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int,
+        caller: Caller | None,
+    ) -> bytes:  # fmt: skip
+        await self.files.rename(parent, name, new_parent, new_name, flags, caller=caller)
+        await self._taken_along(parent, name, new_parent, new_name)
+        if flags & RENAME_EXCHANGE:
+            await self._taken_along(new_parent, new_name, parent, name)
+        return DONE
+
+    async def _taken_along(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes
+    ) -> None:
+        """Let the kernel keep a moved name for as long as it may, if somebody tells of its end."""
+        left = self.entries.moved(parent, name, new_parent, new_name)
+        if left and self.files.lease_epoch(new_parent) is None:
+            await trio.sleep(left)

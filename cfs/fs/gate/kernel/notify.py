@@ -13,12 +13,16 @@ event loop that gives the answers.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Collection
 from struct import Struct
 
 from cfs.fs.gate.kernel.message import OUT
 
 INVAL_INODE, INVAL_ENTRY, STORE, DELETE, INC_EPOCH = 2, 3, 4, 6, 8
+EXPIRE_ONLY = 1
+"""Of INVAL_ENTRY (since 7.38): ask again, but throw nothing away."""
 _INODE = Struct("=Qqq")
 _ENTRY = Struct("=QII")
 _STORE = Struct("=QQII")
@@ -63,3 +67,9 @@ class Notifier:
     def drop(self, ino: int, attributes_only: bool) -> None:  # noqa: FBT001 the port's shape
         """Drop what is cached of an inode. Raises FileNotFoundError when it is not there."""
         os.write(self._device, invalidate_inode(ino, attributes_only=attributes_only))
+
+    def expire(self, parent: int, names: Collection[bytes]) -> None:
+        """End the lifetimes of names; waits for the directory's lock."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.write(self._device, invalidate_entry(parent, name, EXPIRE_ONLY))

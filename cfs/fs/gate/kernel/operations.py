@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.opcodes import Opcode
 from cfs.fs.gate.kernel.replies import Handler
 from cfs.fs.gate.kernel.spans import Spans
@@ -9,6 +10,11 @@ from cfs.fs.gate.kernel.spans import Spans
 
 class Operations(Spans):
     """All handlers."""
+
+    def agreed(self, flags: int) -> None:
+        """Take in what kernel and daemon have agreed on."""
+        # the kernel lets root pass where a squashed one must not
+        self.entries.enabled = bool(flags & Init.HAS_EXPIRE_ONLY) and not self.callers.squash
 
     def table(self) -> dict[int, Handler]:
         """Give the handlers by opcode. What has none is answered ENOSYS."""

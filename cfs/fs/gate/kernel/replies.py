@@ -6,7 +6,8 @@ task. It takes from the request what it needs before it returns, since the next 
 the same buffer. Errors are raised.
 
 Attributes live in the kernel for as long as the lease is sure to last, and not at all while an
-invalidation is on its way (`invalidate`). Names live there for no time.
+invalidation is on its way (`invalidate`). Names, present and absent, live there for a short time
+while the lease on their directory lasts (`entries`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cfs.fs.gate.callers import Callers, Maker
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message
+from cfs.fs.gate.kernel.entries import Entries
 from cfs.fs.gate.kernel.message import Request
 
 Later = Coroutine[Any, Any, bytes]
@@ -35,10 +37,13 @@ DONE = b""
 class Replies:
     """The base of the handlers."""
 
-    def __init__(self, files: Files, inodes: Inodes, invalidator: Invalidator) -> None:
+    def __init__(
+        self, files: Files, inodes: Inodes, invalidator: Invalidator, entries: Entries
+    ) -> None:
         self.files = files
         self.inodes = inodes
         self.invalidator = invalidator
+        self.entries = entries
         self.callers = Callers()
         self.root = 0
         """The root's inode, when the mount shows only what is below it."""
@@ -58,10 +63,25 @@ class Replies:
         """Give the lifetime of attributes in the kernel, seconds."""
         return 0.0 if self.invalidator.pending(ino) else self.files.trust_left_s(ino)
 
-    def entry(self, attr: Attr) -> bytes:
-        """Encode an entry, and count it: the kernel will forget it as often as it is given."""
-        self.inodes.looked_up(attr.ino)
-        return message.entry(attr, 0.0, self.attr_s(attr.ino))
+    def entry_s(self, parent: int, name: bytes, ino: int, *, raced: bool = False) -> float:
+        """Give the lifetime of a name in the kernel, seconds; `ino` 0: absent.
+
+        `raced`: the answer may be taken in without the directory's lock.
+        """
+        files = self.files
+        if files.said(parent, name) != ino or self.invalidator.pending(parent):
+            return 0.0
+        return self.entries.give(parent, name, files.trust_left_s(parent), raced=raced)
+
+    def entry(self, attr: Attr, parent: int, name: bytes, *, found: bool = False) -> bytes:
+        """Encode an entry, and count it: the kernel will forget it as often as it is given.
+
+        `found`: in answer to a LOOKUP, which may refresh a name that the kernel has.
+        """
+        ino = attr.ino
+        raced = found and self.inodes.known(ino)
+        self.inodes.looked_up(ino)
+        return message.entry(attr, self.entry_s(parent, name, ino, raced=raced), self.attr_s(ino))
 
     def attributes(self, attr: Attr) -> bytes:
         """Encode attributes."""

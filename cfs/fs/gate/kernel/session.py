@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from struct import Struct
 
 import structlog
@@ -54,8 +55,8 @@ WANTED = (
     Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.EXPORT_SUPPORT | Init.BIG_WRITES
     | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS
-    | Init.DONT_MASK | Init.POSIX_ACL
-    | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.DONT_MASK | Init.POSIX_ACL | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT
+    | Init.HAS_EXPIRE_ONLY | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 """Asked for where the kernel has it. AUTO_INVAL_DATA: the kernel asks for attributes, whose life
 ends with the lease, before it reads from its pages. DONT_MASK: an inherited access list counts
@@ -67,27 +68,35 @@ _READING_ENDS = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
 _READING_GOES_ON = frozenset({errno.ENOENT, errno.EINTR})
 
 
-def negotiate(fields: tuple[int, ...], more: memoryview, wanted: int) -> bytes:
-    """Answer INIT. Raises Malformed when kernel and daemon cannot understand each other."""
+def negotiate(fields: tuple[int, ...], more: memoryview, wanted: int) -> tuple[bytes, int]:
+    """Give the answer to INIT and the flags agreed on.
+
+    Raises Malformed when kernel and daemon cannot understand each other.
+    """
     major, minor, readahead, flags = fields
     if major > MAJOR:
-        return _INIT_OUT.pack(MAJOR, MINOR, *[0] * 11)  # it will ask again
+        return _INIT_OUT.pack(MAJOR, MINOR, *[0] * 11), 0  # it will ask again
     if major < MAJOR or minor < MINOR_MIN:
         raise Malformed(f"the kernel speaks FUSE {major}.{minor}; {MAJOR}.{MINOR_MIN} is needed")
     if flags & Init.INIT_EXT and len(more) >= 4:
         flags |= int.from_bytes(more[:4], "little") << 32
     agreed = flags & wanted
-    return _INIT_OUT.pack(
+    answer = _INIT_OUT.pack(
         MAJOR, min(minor, MINOR), readahead, agreed & 0xFFFFFFFF, BACKGROUND, BACKGROUND * 3 // 4,
         WRITE_BYTES_MAX, 1, PAGES_MAX, 0, agreed >> 32, 0, 0,
     )  # fmt: skip
+    return answer, agreed
 
 
 class Session:
     """Serves one connection."""
 
-    def __init__(self, device: int, handlers: dict[int, Handler], *, wanted: int) -> None:
+    def __init__(
+        self, device: int, handlers: dict[int, Handler], *, wanted: int,
+        agreed: Callable[[int], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         self._device = device
+        self._agreed = agreed
         self._wanted = wanted
         self._handlers: dict[int, Handler] = {
             **handlers,
@@ -210,8 +219,9 @@ class Session:
 
     def _init(self, request: Request) -> Answer:
         """Answer INIT here: where the answer is not taken, there is no connection."""
-        agreed = negotiate(request.fields, request.data, self._wanted)
-        os.write(self._device, message.answer(request.unique, agreed))
+        body, agreed = negotiate(request.fields, request.data, self._wanted)
+        self._agreed(agreed)
+        os.write(self._device, message.answer(request.unique, body))
         _LOG.info("fuse_init", kernel=f"{request.fields[0]}.{request.fields[1]}")
         return None
 
