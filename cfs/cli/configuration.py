@@ -46,6 +46,10 @@ class StorageSection:
     """Directories, each on a device of its own; relative ones are inside the node directory."""
     reserve_bytes: int = 0
     """Kept free for deletes and repair; 0: the larger of 64 MiB and 1 % of the disk."""
+    scrub_days: float = 14.0
+    """Everything stored is read and verified at least once in so many days."""
+    scrub_bytes_per_s: int = 0
+    """What that may take of the disks at most; 0: what is needed to be in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,9 @@ import trio
 from cfs.cli.ports import Ports
 from cfs.cli.process import VERSION, Process
 from cfs.fs.root.heartbeat import HeartbeatSender
+from cfs.fs.store.peers import Peers
+from cfs.fs.store.reporter import Reporter
+from cfs.fs.store.scrubber import Scrubber
 from cfs.fs.store.service import StorageService
 
 _LOG = structlog.get_logger()
@@ -32,10 +35,26 @@ class StorageNode:
             reserve_bytes=section.reserve_bytes or None,
         )
 
+        self.scrubber = Scrubber(
+            committers=self.service.committers,
+            peers=Peers(
+                node_id=process.member.node_id,
+                calls=process.pool,
+                cluster_map=lambda: process.view.map,
+                handlers=self.service.handlers,
+            ),
+            reporter=Reporter(process.leader),
+            threads=process.threads,
+            clock=process.clock,
+            period_days=section.scrub_days,
+            bytes_per_s_max=section.scrub_bytes_per_s,
+        )
+        self.service.suspect = self.scrubber.suspect
+
     async def run(self, nursery: trio.Nursery) -> None:
         """Serve until cancelled."""
         process = self.process
-        server = await process.listen(self.service.handlers)
+        server = await process.listen({**self.service.handlers, **self.scrubber.handlers})
         await nursery.start(process.pool.run)
         await nursery.start(process.view.run)
         await nursery.start(self.service.run)
@@ -45,11 +64,12 @@ class StorageNode:
             leader=process.leader,
             started_ms=process.started_ms,
             version=VERSION,
-            store_stat=self.service.stat,
+            store_stat=lambda: self.scrubber.shown(self.service.stat()),
             counters=process.counters.snapshot,
             memory=process.ports.memory_bytes,
         )
         await nursery.start(heartbeat.run)
         nursery.start_soon(process.renew)
+        nursery.start_soon(self.scrubber.run)
         _LOG.info("node_serving", role="storage", host=process.member.host, port=server.port)
         await server.run()

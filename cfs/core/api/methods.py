@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import meta, root, store
+from cfs.core.api import meta, root, scrub, store
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -78,6 +78,7 @@ _ANY = _ENROLLED
 _E = meta.Empty
 _metas = frozenset({_META})
 _writers = _USERS | _metas
+_scrubbers = frozenset({_META, _STORAGE, _ADMIN})
 
 METHODS: tuple[Method, ...] = (
     # root
@@ -89,6 +90,7 @@ METHODS: tuple[Method, ...] = (
     _row(6, "root.heartbeat", root.Heartbeat, root.HeartbeatReply, _NODES, idempotent=True),
     _row(7, "root.status", root.GetStatus, root.Status, _ANY, idempotent=True),
     _row(8, "root.admin", root.Admin, root.AdminReply, frozenset({_ADMIN}), idempotent=False),
+    _row(10, "root.findings", scrub.ReportFindings, _E, _NODES, idempotent=True),
     # metadata
     _row(20, "meta.mutate", meta.Mutate, meta.MutateReply, _USERS, idempotent=True),
     _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _writers, idempotent=True),
@@ -116,6 +118,11 @@ METHODS: tuple[Method, ...] = (
     _row(64, "store.find", store.FindChunks, store.FindChunksReply, _writers, idempotent=True),
     _row(65, "store.publish", store.PublishChunks, _E, _writers, idempotent=True),
     _row(66, "store.stat", meta.Empty, store.StoreStat, _ANY, idempotent=True),
+    _row(67, "store.verify", scrub.VerifyFragments, scrub.VerifyReply, _scrubbers, idempotent=True),
+    _row(68, "store.prove", scrub.ProveStripes, scrub.ProveReply, _scrubbers, idempotent=True),
+    _row(69, "store.entries", scrub.ListEntries, scrub.ListEntriesReply, _scrubbers,
+         idempotent=True),
+    _row(70, "store.forget", scrub.ForgetEntries, _E, _scrubbers, idempotent=True),
     # server to client, on the client's own connection
     _row(80, "client.recall", meta.Recall, _E, _metas, idempotent=True),
 )  # fmt: skip

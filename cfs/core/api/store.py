@@ -25,6 +25,9 @@ class PutFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     sealed_bytes: int = 0
     repair: bool = False
     """Written by repair, compaction or packing: may use part of the reserve."""
+    replace: bool = False
+    """Proven right by the scrubber: takes the place of whatever is stored under this name. Only
+    from storage nodes."""
 
 
 class GetFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -137,3 +140,11 @@ class StoreStat(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Reads refused because a checksum did not match, since the node was made."""
     full: bool = False
     warnings: tuple[str, ...] = ()
+    scrub_done_ms: int = 0
+    """Wall clock when every fragment here had last been verified at rest; 0: not yet."""
+    scrub_bytes: int = 0
+    """Verified in the pass under way."""
+    scrub_passes: int = 0
+    scrub_damaged: int = 0
+    """Fragments found damaged at rest, since the node was made."""
+    scrub_repaired: int = 0

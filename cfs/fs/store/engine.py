@@ -60,6 +60,7 @@ from cfs.fs.store.reclaim import (
     sync_volumes,
 )
 from cfs.fs.store.recovery import recover
+from cfs.fs.store.verify import damage_of, is_intact
 from cfs.fs.store.volume import VOLUME_BYTES_MAX, VolumeLog
 from cfs.net.ports import WallClock
 
@@ -162,6 +163,10 @@ class Disk:
                 return entry, cut_range(data, offset - at, length)
         self._index.count_corrupt()
         raise Corrupt(f"fragment {segment.hex()}.{index} on {self.name}: {reason}")
+
+    def damage_of(self, segment: bytes, index: int) -> tuple[Entry | None, str]:
+        """Say what is wrong with a fragment at rest; see `verify`. Raises IndexDamaged."""
+        return damage_of(self._readable(), self._log, self.disk_id, segment, index)
 
     def after(
         self, segment: bytes, index: int, limit: int, written_before_ns: int
@@ -316,11 +321,11 @@ class Disk:
                 if not is_same(rival[1], record):
                     put.error = differs(put)
                 continue
-            if known is not None:
+            if known is not None and not put.replace:
                 if not is_same(known, record):
                     put.error = differs(put)
                     continue
-                if not put.repair or self._intact(known):
+                if not put.repair or is_intact(self._log, known):
                     continue
             if free - record.span < (self.reserve_bytes // 2 if put.repair else self.reserve_bytes):
                 put.error = NoSpace(f"disk {self.name} has no room above its reserve")
@@ -378,13 +383,6 @@ class Disk:
         self._index = open_empty_index(self._open_store)
         self._index.count_corrupt(corrupt_reads)
         self._recover()
-
-    def _intact(self, entry: Entry) -> bool:
-        try:
-            data = self._log.read(entry.volume, entry.payload_at, entry.payload_length)
-        except (NotFound, OSError):
-            return False
-        return len(data) == entry.payload_length and blocks_match(entry.block_crcs, 0, data)
 
     def _readable(self) -> FragmentIndex:
         if self._rebuilding:

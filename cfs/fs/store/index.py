@@ -9,15 +9,16 @@ Owns the keys of one `cfs.core.kv.Store`. Numbers big endian:
     V volume(4)                  use of a volume: fragments(4) stored(8) raw(8) sealed(8)
     M position                   volume(4) offset(8): the index holds every record before it
     M corrupt, M lost            counters(8)
+    M scrub                      what the scrubber wants to know after a restart
 
     Entry: version 1 (1) volume(4) offset(8) payload length(4) data(2) parity(2) segment length(4)
            raw(8) sealed(8) written_ns(8) block checksums(4 each)
 
 The block checksums are here too, so that a read costs one access to the disk, not two.
 
-Changes collect in memory and go to the store together, synced, in `commit`, which also records
-the log position they reach. So the store always holds the state at one log position, and a crash
-loses what the log has. Dedupe entries are in no log: losing the newest costs space, nothing else.
+Changes collect in memory and go to the store together, synced, in `commit`, with the log position
+they reach: the store holds the state at one log position, and a crash loses what the log has.
+Dedupe entries are in no log: losing the newest costs space, nothing else.
 
 Any thread may read. Fragments and positions change in one thread at a time (the disk's lane);
 `publish` may come from another.
@@ -45,10 +46,8 @@ PENDING_MAX = 20_000
 _entry = struct.Struct(">BIQIHHIQQQ")
 _use = struct.Struct(">IQQQ")
 _place = struct.Struct(">IQ")
-_u16 = struct.Struct(">H")
-_u32 = struct.Struct(">I")
-_u64 = struct.Struct(">Q")
-_POSITION, _CORRUPT, _LOST = b"Mposition", b"Mcorrupt", b"Mlost"
+_u16, _u32, _u64 = (struct.Struct(form) for form in (">H", ">I", ">Q"))
+_POSITION, _CORRUPT, _LOST, _SCRUB = b"Mposition", b"Mcorrupt", b"Mlost", b"Mscrub"
 _VERSION = 1
 _encode_ref = msgspec.msgpack.Encoder().encode
 _decode_ref = msgspec.msgpack.Decoder(ChunkRef).decode
@@ -129,8 +128,7 @@ class FragmentIndex:
     def __init__(self, store: Store) -> None:
         self.damaged = False
         self._store = store
-        self._lock = threading.Lock()
-        self._commit_lock = threading.Lock()
+        self._lock, self._commit_lock = threading.Lock(), threading.Lock()
         self._pending: SortedDict[bytes, bytes | None] = SortedDict()
         self._frozen: SortedDict[bytes, bytes | None] = SortedDict()
         position = self._get(_POSITION)
@@ -225,6 +223,15 @@ class FragmentIndex:
             self.lost += count
             self._pending[_LOST] = _u64.pack(self.lost)
 
+    def scrub_note(self) -> bytes | None:
+        """Give what the scrubber noted last, if this index knows of it."""
+        return self._get(_SCRUB)
+
+    def note_scrub(self, note: bytes) -> None:
+        """Keep a note of the scrubber; durable with the next commit."""
+        with self._lock:
+            self._pending[_SCRUB] = note
+
     # --- dedupe --------------------------------------------------------------------------------
 
     def find(self, chunk_id: bytes) -> ChunkRef | None:
@@ -238,6 +245,19 @@ class FragmentIndex:
             for ref in refs:
                 self._pending[b"D" + ref.chunk_id] = b"\x01" + _encode_ref(ref)
                 self._pending[b"R" + ref.segment + ref.chunk_id] = b""
+
+    def entries(self, after: bytes, limit: int) -> list[tuple[bytes, list[ChunkRef]]]:
+        """List segments after `after` that dedupe entries point to, and those entries."""
+        found: list[tuple[bytes, list[ChunkRef]]] = []
+        for key, _ in self._scan(b"R" + after + b"\xff" * 33 if after else b"R", b"S"):
+            segment, ref = key[1:17], self.find(key[17:])
+            if not found or found[-1][0] != segment:
+                found.append((segment, []))
+            if len(found) > limit:
+                return found[:limit]
+            if ref and ref.segment == segment:
+                found[-1][1].append(ref)
+        return found
 
     def forget(self, segment: bytes) -> None:
         """Remove the dedupe entries that point to a segment."""

@@ -28,6 +28,8 @@ class Put(msgspec.Struct, kw_only=True):
     sealed_bytes: int
     repair: bool
     payload: bytes | memoryview
+    replace: bool = False
+    """Proven right: written even where other bytes, or the same, are stored."""
     error: CfsError | None = None
 
 

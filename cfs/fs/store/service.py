@@ -6,8 +6,8 @@ group lists it, or repair brings it: a group's move copies before the map change
 fails is fenced or left out, named in the warnings, and the others go on.
 
 What needs no waiting is answered inline. A read of up to `INLINE_BYTES_MAX` is tried in the page
-cache first (RWF_NOWAIT): 64 KiB take 14 us there, 69 us through a thread (cached, quiet machine);
-longer ones would hold up the event loop.
+cache first (RWF_NOWAIT): 64 KiB take 14 us there, 69 us through a thread; longer ones would hold up
+the loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import trio
 
-from cfs.core.api.cluster import ClusterMap
+from cfs.core.api.cluster import ClusterMap, Role
 from cfs.core.api.meta import Empty
 from cfs.core.api.store import (
     DeleteSegments,
@@ -35,6 +35,7 @@ from cfs.core.api.store import (
 )
 from cfs.core.errors import (
     CfsError,
+    Corrupt,
     Malformed,
     NoSpace,
     NotFound,
@@ -85,17 +86,16 @@ class StorageService:
             "store.publish": self._publish,
             "store.stat": lambda _context, _request, _payload: self.stat(),
         }
-        self._node_id = node_id
-        self._cluster_id = cluster_id
+        self._node_id, self._cluster_id = node_id, cluster_id
         self._places = disks
-        self._threads = threads
-        self._clock = clock
-        self._entropy = entropy
+        self._threads, self._clock, self._entropy = threads, clock, entropy
         self._cluster_map = cluster_map
         self._reserve_bytes = reserve_bytes
         self._committers: list[Committer] = []
         self._failed: dict[str, str] = {}
         self._refusal: Refused | None = None
+        self.suspect: Callable[[bytes, int], object] = lambda *_: None
+        """Hears of fragments that a read refused."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Open the disks, serve until cancelled, close them.
@@ -121,6 +121,12 @@ class StorageService:
             with trio.CancelScope(shield=True):
                 for committer in committers:
                     await self._threads.run(committer.disk.close)
+
+    def committers(self) -> list[Committer]:
+        """Give the disks that are open. Raises Unavailable when none is yet."""
+        if not self._committers:
+            raise Unavailable("the disks are not open")
+        return self._committers
 
     def stat(self) -> StoreStat:
         """Give state and counters; a few system calls a disk, no waiting."""
@@ -168,7 +174,7 @@ class StorageService:
     # --- handlers ------------------------------------------------------------------------------
 
     def _put(
-        self, _context: Context, request: PutFragment, payload: Buffer
+        self, context: Context | None, request: PutFragment, payload: Buffer
     ) -> Coroutine[Any, Any, Empty]:
         if (
             len(request.segment) != SEGMENT_ID_BYTES
@@ -180,6 +186,8 @@ class StorageService:
         ):
             raise Malformed("a fragment with impossible parameters")
         segment = SegmentId(request.segment)
+        if request.replace and context is not None and context.peer.role != Role.STORAGE:
+            raise Refused("only a storage node replaces a fragment")
         if not request.repair:
             self._check_placement(segment)
         if sum(c.queued_bytes for c in self._committers) + len(payload) > QUEUE_BYTES_MAX:
@@ -195,6 +203,7 @@ class StorageService:
             sealed_bytes=request.sealed_bytes,
             repair=request.repair,
             payload=payload if isinstance(payload, bytes) else memoryview(payload),
+            replace=request.replace,
         )
         return _stored(committer, put)
 
@@ -214,14 +223,18 @@ class StorageService:
     async def _read(
         self, disk: Disk, segment: bytes, index: int, offset: int, length: int
     ) -> tuple[FragmentInfo, Buffer]:
-        entry, data = await self._threads.run(disk.read, segment, index, offset, length)
+        try:
+            entry, data = await self._threads.run(disk.read, segment, index, offset, length)
+        except Corrupt:
+            self.suspect(segment, index)
+            raise
         return self._info(segment, index, entry), data
 
     async def _delete(self, _context: Context, request: DeleteSegments, _payload: Buffer) -> Empty:
         for segment in request.segments:
             _check_segment(segment)
         # What a fenced disk still has is garbage: listed, and deleted, if it ever comes back.
-        usable = [c for c in self._ready() if not c.disk.fenced]
+        usable = [c for c in self.committers() if not c.disk.fenced]
         deletes = [Delete(segments=request.segments) for _ in usable]
         async with trio.open_nursery() as nursery:
             for committer, delete in zip(usable, deletes, strict=True):
@@ -239,7 +252,7 @@ class StorageService:
         limit = max(1, min(request.limit, LIST_LIMIT_MAX))
         before_ns = self._clock.time_ns() - max(0, request.age_min_s) * _NS
         rows: dict[tuple[bytes, int], Entry] = {}
-        for committer in self._ready():
+        for committer in self.committers():
             page = await self._threads.run(
                 committer.disk.after, request.after, request.after_index, limit, before_ns
             )
@@ -252,7 +265,7 @@ class StorageService:
         )
 
     def _find(self, _context: Context, request: FindChunks, _payload: Buffer) -> FindChunksReply:
-        indexes = [c.disk.index for c in self._ready()]
+        indexes = [c.disk.index for c in self.committers()]
         return FindChunksReply(
             refs=tuple(
                 next((ref for index in indexes if (ref := index.find(chunk_id)) is not None), None)
@@ -261,7 +274,7 @@ class StorageService:
         )
 
     def _publish(self, _context: Context, request: PublishChunks, _payload: Buffer) -> Empty:
-        usable = [c.disk for c in self._ready() if c.disk.usable]
+        usable = [c.disk for c in self.committers() if c.disk.usable]
         if not usable:
             return Empty()
         for ref in request.refs:
@@ -300,11 +313,6 @@ class StorageService:
             reserve_bytes=self._reserve_bytes,
         )
 
-    def _ready(self) -> list[Committer]:
-        if not self._committers:
-            raise Unavailable("the disks are not open")
-        return self._committers
-
     def _check_placement(self, segment: SegmentId) -> None:
         cluster_map = self._cluster_map()
         if cluster_map is None:
@@ -323,7 +331,7 @@ class StorageService:
         """Choose the disk that has the fragment, else one with room. Raises NoSpace."""
         best: Committer | None = None
         best_score = math.inf
-        for committer in self._ready():
+        for committer in self.committers():
             disk = committer.disk
             if not disk.usable:
                 continue
@@ -350,7 +358,7 @@ class StorageService:
 
     def _locate(self, request: GetFragment) -> tuple[Disk, int, Entry]:
         damaged: IndexDamaged | None = None
-        for committer in self._ready():
+        for committer in self.committers():
             try:
                 found = committer.disk.find(request.segment, request.index)
             except IndexDamaged as error:

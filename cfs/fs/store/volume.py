@@ -167,6 +167,13 @@ class VolumeLog:
                     raise
         raise OSError(errno.EBADF, f"volume {volume} was closed {_READ_ATTEMPTS} times in a read")
 
+    def forget(self, volume: int, offset: int, length: int) -> None:
+        """Have the page cache give up a range, so that the next read is the disk's."""
+        forget: _Forget | None = getattr(self._file(volume), "forget", None)
+        if forget is not None:
+            with contextlib.suppress(OSError):
+                forget(offset, length)
+
     def read_now(self, volume: int, offset: int, length: int) -> bytes | bytearray | None:
         """Read what is in memory already and can be had without waiting; else None."""
         file = self._files.get(volume)
