@@ -43,7 +43,7 @@ class VerifyReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     last_index: int
     end: bool
     fragments: int
-    bytes: int
+    bytes_read: int
     findings: tuple[Finding, ...] = ()
 
 
@@ -84,7 +84,7 @@ class ProveStripes(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 class ProveReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """What was read and found."""
 
-    bytes: int
+    bytes_read: int
     findings: tuple[Finding, ...] = ()
 
 

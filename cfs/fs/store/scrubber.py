@@ -57,7 +57,7 @@ class Note(msgspec.Struct, array_like=True, kw_only=True):
     """When the pass under way began; 0: none is."""
     segment: bytes = b""
     index: int = 0
-    bytes: int = 0
+    verified: int = 0
     passes: int = 0
     done_ms: int = 0
     """When the last whole pass began: everything older was verified since."""
@@ -107,7 +107,7 @@ class Scrubber:
         return msgspec.structs.replace(
             stat,
             scrub_done_ms=note.done_ms,
-            scrub_bytes=note.bytes,
+            scrub_bytes=note.verified,
             scrub_passes=note.passes,
             scrub_damaged=note.damaged,
             scrub_repaired=note.repaired,
@@ -151,7 +151,7 @@ class Scrubber:
                 self._reporter.add(findings)
                 return scrub.VerifyReply(
                     last=after, last_index=after_index, end=ended, fragments=fragments,
-                    bytes=done, findings=tuple(findings),
+                    bytes_read=done, findings=tuple(findings),
                 )  # fmt: skip
 
     # --- handlers
@@ -178,7 +178,7 @@ class Scrubber:
         self._reporter.add(findings)
         for found in findings:
             self._count(found)
-        return scrub.ProveReply(bytes=bytes_read, findings=tuple(findings))
+        return scrub.ProveReply(bytes_read=bytes_read, findings=tuple(findings))
 
     async def _entries(
         self, _context: Context, request: scrub.ListEntries, _payload: Any
@@ -227,15 +227,15 @@ class Scrubber:
         began = trio.current_time()
         reply = await self.verify(note.segment, note.index, STEP_BYTES, repair=True, age_s=FRESH_S)
         note.segment, note.index = reply.last, reply.last_index
-        note.bytes += reply.bytes
+        note.verified += reply.bytes_read
         if reply.end:
-            _LOG.info("scrub_passed", bytes=note.bytes, damaged=note.damaged)
+            _LOG.info("scrub_passed", verified=note.verified, damaged=note.damaged)
             note.done_ms, note.began_ms = note.began_ms, 0
-            note.segment, note.index, note.bytes = b"", 0, 0
+            note.segment, note.index, note.verified = b"", 0, 0
             note.passes += 1
         self._keep()
         rate = self._rate()
-        await trio.sleep(max(0.0, reply.bytes / rate - (trio.current_time() - began)))
+        await trio.sleep(max(0.0, reply.bytes_read / rate - (trio.current_time() - began)))
 
     def _rate(self) -> float:
         stored = sum(c.disk.counts().total.stored for c in self._committers())
