@@ -10,12 +10,18 @@ from typing import Any
 
 import msgspec
 
+from cfs.core.api.scrub import Chunk
 from cfs.core.errors import Malformed
 from cfs.core.ids import SEGMENT_ID_BYTES
-from cfs.core.kv import Reader
+from cfs.core.kv import Reader, prefix_end
 from cfs.core.meta import keys, read
+from cfs.core.meta.records import ENTRIES
 
 SEGMENTS_MAX = 4096
+REFERENCES_MAX = 64
+"""Segments of one answer: their pages are read in the leader's loop, some 50 us each."""
+LISTED_MAX = 100_000
+"""Names of a directory that are searched for an inode."""
 
 
 class Candidates(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="candidates"):
@@ -31,6 +37,41 @@ class Unreferred(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag
     segments: tuple[bytes, ...]
 
 
+class Referred(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="referred"):
+    """Ask for the segments after `after` that extents here refer to, and for what of them."""
+
+    limit: int
+    after: bytes = b""
+
+
+class Referrers(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="referrers"):
+    """Ask which inodes refer to a segment: at most `limit`."""
+
+    segment: bytes
+    limit: int
+
+
+class Name(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="name"):
+    """Ask for the name of an inode in a directory of this shard, and for that one's parent."""
+
+    parent: int
+    ino: int
+
+
+class Reference(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A segment as the extents of a shard see it."""
+
+    segment: bytes
+    data: int
+    parity: int
+    segment_length: int
+    chunks: tuple[Chunk, ...]
+    counted: int
+    """Extents, by the reverse references."""
+    found: int
+    """Extents that are really there."""
+
+
 class Segments(msgspec.Struct, frozen=True, array_like=True):
     """The answer."""
 
@@ -38,11 +79,33 @@ class Segments(msgspec.Struct, frozen=True, array_like=True):
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_QUERY: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Candidates | Unreferred)
+
+
+class References(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to `Referred`."""
+
+    references: tuple[Reference, ...]
+
+
+class Inos(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to `Referrers`: inode, and the directory it was made in."""
+
+    inos: tuple[tuple[int, int], ...]
+
+
+class Named(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to `Name`: empty when it is not there."""
+
+    name: bytes
+    parent: int
+
+
+Query = Candidates | Unreferred | Referred | Referrers | Name
+_QUERY: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Query)
 _SEGMENTS = msgspec.msgpack.Decoder(Segments)
 
 
-def encode(query: Candidates | Unreferred) -> bytes:
+def encode(query: Query) -> bytes:
     """Give the bytes of a question."""
     return _ENCODER.encode(query)
 
@@ -55,12 +118,33 @@ def decode_segments(answer: bytes) -> tuple[bytes, ...]:
         raise Malformed(f"answer does not decode: {error}") from error
 
 
+def decode_references(answer: bytes) -> tuple[Reference, ...]:
+    """Read the answer to `Referred`."""
+    return msgspec.msgpack.decode(answer, type=References).references
+
+
+def decode_inos(answer: bytes) -> tuple[tuple[int, int], ...]:
+    """Read the answer to `Referrers`."""
+    return msgspec.msgpack.decode(answer, type=Inos).inos
+
+
+def decode_named(answer: bytes) -> Named:
+    """Read the answer to `Name`."""
+    return msgspec.msgpack.decode(answer, type=Named)
+
+
 def answer(kv: Reader, query: bytes) -> bytes:
     """Answer an encoded question from a shard's state. Raises Malformed."""
     try:
         asked = _QUERY.decode(query)
     except msgspec.DecodeError as error:
         raise Malformed(f"question does not decode: {error}") from error
+    if isinstance(asked, Referred):
+        return _ENCODER.encode(References(_referred(kv, asked)))
+    if isinstance(asked, Referrers):
+        return _ENCODER.encode(Inos(_referrers(kv, asked)))
+    if isinstance(asked, Name):
+        return _ENCODER.encode(_name(kv, asked))
     if isinstance(asked, Candidates):
         limit = min(max(asked.limit, 0), SEGMENTS_MAX)
         segments = read.candidates(kv, limit, asked.after)
@@ -75,3 +159,62 @@ def answer(kv: Reader, query: bytes) -> bytes:
             if next(iter(kv.scan(*keys.references_range(s))), None) is None
         )
     return _ENCODER.encode(Segments(segments))
+
+
+def _referred(kv: Reader, asked: Referred) -> tuple[Reference, ...]:
+    found: list[Reference] = []
+    after = asked.after
+    while len(found) < min(max(asked.limit, 1), REFERENCES_MAX):
+        start = b"r" + after + b"\xff" * 14 if after else b"r"
+        first = next(iter(kv.scan(start, prefix_end(b"r"))), None)
+        if first is None:
+            break
+        after = first[0][1:17]
+        found.append(_reference(kv, after))
+    return tuple(found)
+
+
+def _reference(kv: Reader, segment: bytes) -> Reference:
+    chunks: dict[Chunk, None] = {}
+    form, count = (0, 0, 0), 0
+    for _, extent in read.referrers(kv, segment):
+        count += 1
+        form = extent.data, extent.parity, extent.segment_length
+        chunk = Chunk(
+            chunk_id=extent.chunk_id, at=extent.at, stored=extent.stored, raw=extent.raw,
+            key_version=extent.key_version,
+        )  # fmt: skip
+        chunks[chunk] = None
+    return Reference(
+        segment=segment,
+        data=form[0],
+        parity=form[1],
+        segment_length=form[2],
+        chunks=tuple(chunks),
+        counted=read.references(kv, segment),
+        found=count,
+    )
+
+
+def _referrers(kv: Reader, asked: Referrers) -> tuple[tuple[int, int], ...]:
+    found: dict[int, int] = {}
+    for key, _ in kv.scan(*keys.references_range(asked.segment)):
+        if len(found) >= asked.limit:
+            break
+        ino = keys.number_at(key, 17)
+        inode = read.inode(kv, ino)
+        found[ino] = 0 if inode is None else inode.parent
+    return tuple(found.items())
+
+
+def _name(kv: Reader, asked: Name) -> Named:
+    inode = read.inode(kv, asked.parent)
+    if inode is None:
+        return Named(b"", 0)
+    for number, (_, value) in enumerate(kv.scan(*keys.entries_range(asked.parent))):
+        for slot in ENTRIES.decode(value).slots:
+            if slot.ino == asked.ino:
+                return Named(slot.name, inode.parent)
+        if number >= LISTED_MAX:
+            break
+    return Named(b"", inode.parent)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cfs.core.api.cluster import Node, Profile, ShardPlacement
+from cfs.core.api.scrub import Finding
 from cfs.core.errors import CfsError, Malformed
 from cfs.core.root.records import CertificateRecord
 
@@ -250,11 +251,29 @@ class ControlJob(Command, frozen=True, kw_only=True, tag="control"):
     rate: int | None = None
 
 
+class NoteFindings(Command, frozen=True, kw_only=True, tag="found"):
+    """Remember what scrub found. Value: how many were new."""
+
+    findings: tuple[Finding, ...]
+    now_ms: int
+
+
+class CloseFindings(Command, frozen=True, kw_only=True, tag="unfound"):
+    """A whole look at these kinds that began at `before_ms` did not find the others again.
+
+    `where`: names of the nodes that were looked at; empty: all.
+    """
+
+    kinds: tuple[str, ...]
+    before_ms: int
+    where: tuple[str, ...] = ()
+
+
 AnyCommand = (
     CreateCluster | MintToken | RevokeToken | Admit | IssueCertificate | RevokeCertificates
     | SetStates | SetNode | Place | PlaceGroups | IssueSessions | PutSecret | AddVolumeKey
     | RotateAuthority | OpenRound | AdvanceRound | RoundDeleted | CloseRound
-    | StartJob | ReportJob | ControlJob
+    | StartJob | ReportJob | ControlJob | NoteFindings | CloseFindings
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -19,7 +19,7 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, jobs, nodes, records, rounds
+from cfs.core.root import commands, findings, jobs, nodes, records, rounds
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -323,6 +323,8 @@ _APPLY: dict[type, Any] = {
     commands.AdvanceRound: rounds.advance,
     commands.RoundDeleted: rounds.deleted,
     commands.CloseRound: rounds.close,
+    commands.NoteFindings: findings.note,
+    commands.CloseFindings: findings.close,
     commands.StartJob: jobs.start,
     commands.ReportJob: jobs.report,
     commands.ControlJob: jobs.control,

@@ -13,6 +13,7 @@ with a default). Keys, all big endian:
     "k" name                  SecretRecord      wrapped under the master key; opaque here
     "o" round u64             RoundRecord
     "j" job u64               JobRecord
+    "f" key of the object     FindingRecord     see `findings`, which also owns "F"
 """
 
 from __future__ import annotations
@@ -197,6 +198,11 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
 }  # fmt: skip
 _T = TypeVar("_T")
 _VERSION_BYTE = bytes([VERSION])
+
+
+def add_kind(kind: type) -> None:
+    """Make a record readable that another module of this package owns."""
+    _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
 
 
 def encode(record: object) -> bytes:

@@ -17,15 +17,19 @@ from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.insight import Insight
 from cfs.fs.root.job_commands import JobCommands
 from cfs.fs.root.job_runner import Jobs
 from cfs.fs.root.led import LedRoot
 from cfs.fs.root.members import Members
+from cfs.fs.root.paths import Paths
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.ports import Calls, Host
 from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.scrub import ScrubJob
 from cfs.fs.root.service import RootService
 from cfs.fs.root.status import StatusBuilder
+from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.sweep import Sweep
 from cfs.fs.root.vault import Vault
 from cfs.fs.root.view import ClusterView
@@ -71,6 +75,17 @@ class RootOffice:
         )
         self.jobs = Jobs(node=name, replica=self.replica, clock=clock)
         """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
+        sweep_ = Sweep(view=view, shards=shards, calls=calls)
+        self.scrub = ScrubJob(
+            replica=self.replica,
+            view=view,
+            calls=calls,
+            detector=self.detector,
+            clock=clock,
+            stripes=Stripes(view=view, calls=calls, shards=shards, sweep=sweep_),
+        )
+        self.jobs.register(self.scrub.kind)
+        insight = Insight(replica=self.replica, paths=Paths(view=view, shards=shards))
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
@@ -103,7 +118,7 @@ class RootOffice:
                 clock=clock,
                 entropy=entropy,
                 collect=self.collector.wake,
-                more=JobCommands(self.jobs).table,
+                more={**JobCommands(self.jobs).table, **insight.table},
             ),
             clock=clock,
         )

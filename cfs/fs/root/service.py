@@ -15,7 +15,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cfs.core.api import root
+from cfs.core.api import meta, root, scrub
 from cfs.core.api.cluster import Role
 from cfs.core.errors import Refused, Unavailable
 from cfs.core.root import commands, records
@@ -64,6 +64,7 @@ class RootService:
             "root.heartbeat": self._heartbeat,
             "root.status": self._status,
             "root.admin": self._admin,
+            "root.findings": self._findings,
         }
 
     def _map(self, _context: Context, request: root.GetMap, _payload: Any) -> root.GetMapReply:
@@ -154,6 +155,14 @@ class RootService:
     ) -> root.Status:
         await self._replica.read()
         return await self._status_builder.build()
+
+    async def _findings(
+        self, _context: Context, request: scrub.ReportFindings, _payload: Any
+    ) -> meta.Empty:
+        await self._replica.propose(
+            commands.NoteFindings(findings=request.findings, now_ms=self._now_ms())
+        )
+        return meta.Empty()
 
     async def _admin(self, context: Context, request: root.Admin, _payload: Any) -> root.AdminReply:
         self._replica.require()

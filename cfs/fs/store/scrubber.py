@@ -175,7 +175,6 @@ class Scrubber:
             proof = await self._prover.prove(stripe, repair=request.repair)
             bytes_read += proof.bytes_read
             findings += proof.findings
-        self._reporter.add(findings)
         for found in findings:
             self._count(found)
         return scrub.ProveReply(bytes_read=bytes_read, findings=tuple(findings))

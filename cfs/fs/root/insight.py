@@ -1,0 +1,65 @@
+"""An operator's questions about the cluster (`root.admin`): names, arguments, answers.
+
+findings   all?, files?     -> findings, overflow   open ones; `files`: who is at risk
+resolve    path             -> ino, directory
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cfs.core.errors import CfsError, Malformed
+from cfs.core.root import findings
+from cfs.core.root.findings import FindingState
+from cfs.fs.root.admin import Command
+from cfs.fs.root.paths import Paths, is_directory
+from cfs.fs.root.replica import RootReplica
+
+FILES_OF_EACH = 20
+FILES_OF_FINDINGS_MAX = 50
+"""Findings whose files are looked up in one answer."""
+
+
+class Insight:
+    """Answers them."""
+
+    def __init__(self, *, replica: RootReplica, paths: Paths) -> None:
+        self._replica = replica
+        self._paths = paths
+        self.table = {
+            "findings": Command(self._findings, frozenset({"all", "files"})),
+            "resolve": Command(self._resolve, frozenset({"path"})),
+        }
+
+    async def _findings(self, arguments: dict[str, Any], _by: str) -> dict[str, Any]:
+        state = self._replica.state
+        rows = []
+        asked = 0
+        for found in sorted(findings.read_findings(state), key=lambda f: f.since_ms):
+            if found.state != FindingState.OPEN and not arguments.get("all"):
+                continue
+            row: dict[str, Any] = {
+                "what": found.key,
+                "kind": found.kind,
+                "where": found.where,
+                "detail": found.detail,
+                "state": found.state.value,
+                "since_ms": found.since_ms,
+                "seen_ms": found.seen_ms,
+                "count": found.count,
+            }
+            if arguments.get("files") and found.segment and asked < FILES_OF_FINDINGS_MAX:
+                asked += 1
+                try:
+                    row["files"] = await self._paths.at_risk(found.segment, FILES_OF_EACH)
+                except CfsError as error:
+                    row["files"] = [f"not known now: {error}"]
+            rows.append(row)
+        return {"findings": rows, "overflow": findings.overflow(state)}
+
+    async def _resolve(self, arguments: dict[str, Any], _by: str) -> dict[str, Any]:
+        path = arguments.get("path")
+        if not isinstance(path, str):
+            raise Malformed("path is missing")
+        ino = await self._paths.resolve(path)
+        return {"ino": ino, "directory": is_directory(await self._paths.attributes(ino))}
