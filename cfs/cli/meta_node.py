@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import lmdb
+import msgspec
 import structlog
 import trio
 
 from cfs.cli.ports import Ports
 from cfs.cli.process import VERSION, Process
 from cfs.core.api import root
-from cfs.core.errors import CfsError
+from cfs.core.errors import CfsError, Corrupt
 from cfs.core.ids import ROOT_GROUP
 from cfs.core.machine import StateMachine
 from cfs.core.meta.shard import Shard
 from cfs.core.root.machine import RootMachine
 from cfs.fs.data.uploader import Uploader
+from cfs.fs.meta.examiner import Examiner
 from cfs.fs.meta.host import Host
 from cfs.fs.meta.leaders import Leaders
 from cfs.fs.meta.packer import Packer
 from cfs.fs.meta.peers import PoolSender
+from cfs.fs.meta.rebuild import begin_empty
 from cfs.fs.meta.service import MetaService
 from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import Wal
@@ -40,9 +44,17 @@ class MetaNode:
     def __init__(self, directory: Path, *, ports: Ports | None = None) -> None:
         self.process = process = Process(directory, ports=ports)
         node = process.member.node_id
-        self.log = Wal(process.ports.log_directory(), doubt_short_tails=False)
-        self.store = process.ports.state_store()
-        self.state = State(self.store)
+        empty = process.home.rebuilding()
+        try:
+            self.log = Wal(process.ports.log_directory(), doubt_short_tails=False)
+            self.store = process.ports.state_store()
+            self.state = State(self.store)
+        except (Corrupt, lmdb.Error, msgspec.MsgspecError) as error:
+            raise Corrupt(
+                f"what {process.member.name} keeps is damaged ({error}); nothing is lost while its "
+                f"peers are there: run 'cfs node rebuild-meta --dir {directory}', then start it"
+            ) from error
+        begin_empty(self.log, self.state, empty)
         self.host = Host(
             node=node,
             log=self.log,
@@ -53,6 +65,9 @@ class MetaNode:
             seed=int.from_bytes(process.entropy.random_bytes(8), "big"),
             inline_log=process.ports.inline_log,
         )
+        if empty:
+            process.home.write_rebuilding({})
+        self.examiner = Examiner(self.host, process.home)
         self._session = 0
         uploader = Uploader(
             pool=process.pool,
@@ -98,6 +113,7 @@ class MetaNode:
         return {
             **self.service.handlers,
             **self.office.handlers,
+            **self.examiner.handlers,
             "raft.messages": self.host.on_raft_messages,
             "raft.snapshot": self.host.on_snapshot_chunk,
         }

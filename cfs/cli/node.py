@@ -16,6 +16,7 @@ from rich.table import Table
 from cfs.cli.ask import ask_root
 from cfs.cli.cluster import write_configuration
 from cfs.cli.configuration import Configuration, LogSection, NodeSection, StorageSection
+from cfs.cli.rebuild_meta import rebuild_meta
 from cfs.core.api import root
 from cfs.core.errors import NotFound, Refused
 from cfs.fs.root.join import join as enrol
@@ -23,6 +24,8 @@ from cfs.fs.root.join import join as enrol
 app = typer.Typer(
     help="Let nodes and clients join; list them; shut them out.", no_args_is_help=True
 )
+
+app.command("rebuild-meta")(rebuild_meta)
 
 WIDTH = 140
 Directory = Annotated[Path, typer.Option("--dir", help="Directory of the identity.")]

@@ -61,9 +61,7 @@ def scrub(
 
 def findings(
     directory: Directory = ADMIN,
-    every: Annotated[
-        bool, typer.Option("--all", help="Also what was repaired or is gone.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Also what is over.")] = False,  # noqa: FBT002
     files: Annotated[bool, typer.Option("--files", help="Name the files at risk.")] = False,  # noqa: FBT002
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002
 ) -> None:

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from cfs.core.kv import MemoryStore, Writer
 from cfs.core.raft.message import Config
 from cfs.fs.kv.lmdb_store import LmdbStore
-from cfs.fs.meta.state import State, record_hash
+from cfs.fs.meta.group_record import record_hash
+from cfs.fs.meta.state import State
 
 KEYS = st.binary(min_size=1, max_size=3).map(lambda b: bytes(x % 4 for x in b))
 VALUES = st.binary(max_size=4)

@@ -119,3 +119,34 @@ class ReportFindings(msgspec.Struct, frozen=True, array_like=True, kw_only=True)
     """Tell the root group what was found; the same key again updates what is known."""
 
     findings: tuple[Finding, ...]
+
+
+class DigestOf(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Ask a metadata node for the state digests of its replica of a group.
+
+    With `recount` it also reads every record it has on disk and compares; with `log` it reads its
+    write-ahead log. Raises NotFound when it has no such replica.
+    """
+
+    group: int
+    recount: bool = False
+    log: bool = False
+    mend: bool = False
+    """A damaged log is written anew from memory."""
+
+
+class DigestReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Digests by applied index, the latest ones, and what is wrong with what is on disk."""
+
+    digests: dict[int, bytes]
+    applied: int
+    term: int
+    damage: str = ""
+    log_damage: str = ""
+    log_mended: bool = False
+
+
+class RebuildReplica(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Have a metadata node throw a replica's state away and take it from its peers."""
+
+    group: int

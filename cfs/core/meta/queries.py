@@ -20,6 +20,7 @@ from cfs.core.meta.records import ENTRIES
 SEGMENTS_MAX = 4096
 REFERENCES_MAX = 64
 """Segments of one answer: their pages are read in the leader's loop, some 50 us each."""
+SEARCHED_MAX = 4096
 LISTED_MAX = 100_000
 """Names of a directory that are searched for an inode."""
 
@@ -58,6 +59,16 @@ class Name(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="name
     ino: int
 
 
+class Names(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="names"):
+    """Ask for a name of each of these inodes, among the next `SEARCHED_MAX` entries of the shard.
+
+    Only directories remember where they are; a file is searched for.
+    """
+
+    inos: tuple[int, ...]
+    after: bytes = b""
+
+
 class Reference(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A segment as the extents of a shard see it."""
 
@@ -88,9 +99,9 @@ class References(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Inos(msgspec.Struct, frozen=True, array_like=True):
-    """The answer to `Referrers`: inode, and the directory it was made in."""
+    """The answer to `Referrers`."""
 
-    inos: tuple[tuple[int, int], ...]
+    inos: tuple[int, ...]
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True):
@@ -100,7 +111,14 @@ class Named(msgspec.Struct, frozen=True, array_like=True):
     parent: int
 
 
-Query = Candidates | Unreferred | Referred | Referrers | Name
+class Found(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to `Names`: (inode, directory, name), and where to go on (empty: the end)."""
+
+    names: tuple[tuple[int, int, bytes], ...]
+    after: bytes
+
+
+Query = Candidates | Unreferred | Referred | Referrers | Name | Names
 _QUERY: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Query)
 _SEGMENTS = msgspec.msgpack.Decoder(Segments)
 
@@ -123,7 +141,7 @@ def decode_references(answer: bytes) -> tuple[Reference, ...]:
     return msgspec.msgpack.decode(answer, type=References).references
 
 
-def decode_inos(answer: bytes) -> tuple[tuple[int, int], ...]:
+def decode_inos(answer: bytes) -> tuple[int, ...]:
     """Read the answer to `Referrers`."""
     return msgspec.msgpack.decode(answer, type=Inos).inos
 
@@ -131,6 +149,11 @@ def decode_inos(answer: bytes) -> tuple[tuple[int, int], ...]:
 def decode_named(answer: bytes) -> Named:
     """Read the answer to `Name`."""
     return msgspec.msgpack.decode(answer, type=Named)
+
+
+def decode_found(answer: bytes) -> Found:
+    """Read the answer to `Names`."""
+    return msgspec.msgpack.decode(answer, type=Found)
 
 
 def answer(kv: Reader, query: bytes) -> bytes:
@@ -145,6 +168,8 @@ def answer(kv: Reader, query: bytes) -> bytes:
         return _ENCODER.encode(Inos(_referrers(kv, asked)))
     if isinstance(asked, Name):
         return _ENCODER.encode(_name(kv, asked))
+    if isinstance(asked, Names):
+        return _ENCODER.encode(_names(kv, asked))
     if isinstance(asked, Candidates):
         limit = min(max(asked.limit, 0), SEGMENTS_MAX)
         segments = read.candidates(kv, limit, asked.after)
@@ -196,15 +221,29 @@ def _reference(kv: Reader, segment: bytes) -> Reference:
     )
 
 
-def _referrers(kv: Reader, asked: Referrers) -> tuple[tuple[int, int], ...]:
-    found: dict[int, int] = {}
+def _referrers(kv: Reader, asked: Referrers) -> tuple[int, ...]:
+    found: dict[int, None] = {}
     for key, _ in kv.scan(*keys.references_range(asked.segment)):
         if len(found) >= asked.limit:
             break
-        ino = keys.number_at(key, 17)
-        inode = read.inode(kv, ino)
-        found[ino] = 0 if inode is None else inode.parent
-    return tuple(found.items())
+        found[keys.number_at(key, 17)] = None
+    return tuple(found)
+
+
+def _names(kv: Reader, asked: Names) -> Found:
+    wanted = set(asked.inos)
+    found: list[tuple[int, int, bytes]] = []
+    start = asked.after + b"\0" if asked.after else b"d"
+    for number, (key, value) in enumerate(kv.scan(start, prefix_end(b"d"))):
+        for slot in ENTRIES.decode(value).slots:
+            if slot.ino in wanted:
+                wanted.remove(slot.ino)
+                found.append((slot.ino, keys.number_at(key, 1), slot.name))
+        if not wanted:
+            break
+        if number >= SEARCHED_MAX:
+            return Found(tuple(found), key)
+    return Found(tuple(found), b"")
 
 
 def _name(kv: Reader, asked: Name) -> Named:

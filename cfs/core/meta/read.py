@@ -128,16 +128,22 @@ def layout(
 
     The reply weighs about `bytes_max` at most, but for one extent that is always given. The second
     value is how far it reaches: below `offset + length` only where the bound cut it off.
-    Raises ENOENT.
+    Raises ENOENT, Corrupt when the extents do not tile the file: some were made absent by damage.
     """
     found: list[Extent] = []
     weight = 0
     stop = min(offset + length, attr(kv, ino).size)
+    reached = -1
     for extent in pages.read(kv, ino, offset, stop):
+        if extent.offset > offset if reached < 0 else extent.offset != reached:
+            break
+        reached = extent.offset + extent.length
         weight += _EXTENT_BYTES + (extent.stored if extent.kind is ExtentKind.INLINE else 0)
         if found and weight > bytes_max:
             return tuple(found), extent.offset
         found.append(_with_inline(kv, ino, extent))
+    if reached < stop and offset < stop:
+        raise Corrupt(f"the extents of inode {ino} do not tile it at {max(offset, reached)}")
     reach = found[-1].offset + found[-1].length if found else 0
     return tuple(found), max(reach, offset + length)
 

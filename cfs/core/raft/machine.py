@@ -99,6 +99,11 @@ class Machine(View):
         self._told_role: tuple[str, int, int | None] = ("", -1, None)
         self._told_config: Config | None = None
 
+    def entries_after(self, index: int) -> tuple[Entry, ...]:
+        """Give the entries of the log from `index` + 1 on; `index` is not before the base."""
+        log = self._replica.log
+        return log.between(index + 1, log.last_index + 1)
+
     def step(self, event: Event) -> list[Effect]:
         """Take one event in; give the effects, to be executed in order."""
         self._take(event)

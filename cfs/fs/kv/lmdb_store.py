@@ -17,6 +17,9 @@ Durability: with `sync=True` (the default) LMDB orders its own writes and every 
 whatever was asked. With `sync=False` nothing is synced until a `write(sync=True)`, and power loss
 in between can leave the file unreadable: only for what can be rebuilt from elsewhere.
 
+An environment that its last user did not close is examined before it is used (`examine`): damage
+in a page of LMDB's own can end a process.
+
 All calls may come from any thread; writes exclude one another.
 """
 
@@ -32,6 +35,7 @@ import lmdb
 from crc32c import crc32c
 
 from cfs.core.errors import Corrupt, NoSpace, Unavailable
+from cfs.fs.kv.examine import examine
 
 KEY_BYTES_MAX = 511
 """LMDB's compiled-in limit."""
@@ -67,8 +71,12 @@ class LmdbStore:
         path.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._file = path / "data.mdb"
+        self._in_use = path / "in-use"
         self._synced = sync
         self._map_bytes_max = map_bytes_max
+        if self._in_use.exists() and self._file.exists() and (said := examine(path)):
+            raise Corrupt(f"{self._file} is damaged ({said}): rebuild it")
+        self._in_use.touch()
         self._map_bytes = _map_size(self._file, map_bytes, map_bytes_max)
         try:
             self._env: Any = lmdb.open(
@@ -139,6 +147,7 @@ class LmdbStore:
                 self._env.sync(True)
             self._reset_readers()
             self._env.close()
+            self._in_use.unlink(missing_ok=True)
 
     def _commit(self, batch: list[tuple[bytes, bytes | None]]) -> None:
         with self._env.begin(write=True) as txn:

@@ -7,6 +7,7 @@ Storage, bottom up:
     wal          the log of all groups: group commit, replay, reclaim
     log_writer   the thread that writes it
     overlay      changes in memory above a sorted store
+    group_record a group's own record in LMDB; keys and hashes
     state        the applied state of every group: LMDB behind the overlay
     snapshot     a group's state as a stream of pieces
     reconcile    what log and state say together after a crash
@@ -16,6 +17,9 @@ Storage, bottom up:
     transfer     snapshots between hosts
     peers        messages to the other metadata nodes
     host         runs all replicas: the loop
+    wal_check    whether the log is on the disk as it was written
+    rebuild      taking a replica from its peers anew
+    examiner     what scrub asks of replicas
 
 Services:
 

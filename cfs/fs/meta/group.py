@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from cfs.core.errors import NotLeader, Unavailable
+from cfs.core.errors import Corrupt, NotLeader, Unavailable
 from cfs.core.machine import StateMachine
 from cfs.core.raft import message as raft
 from cfs.core.raft.machine import Machine
 from cfs.core.raft.membership import decode_config
+from cfs.fs.meta.snapshot import check_digest
 from cfs.fs.meta.state import GroupState
 from cfs.fs.meta.waiters import Waiters
 
@@ -57,13 +58,10 @@ class Group:
         self._host = host
         self._commands = commands
         self._inbox: list[raft.Event] = []
-        self._scheduled = False
-        self._stepping = False
-        self._reading = False
+        self._scheduled = self._stepping = self._reading = False
         self._deferred: deque[tuple[int, raft.Effect]] = deque()
         self._deferred_ordered = 0
-        self._last_save = 0
-        self._durable_save = 0
+        self._last_save = self._durable_save = 0
         self._held: list[raft.Entry] = []
         self._waiters = Waiters()
         self._watchers: list[Callable[[Group], None]] = []
@@ -128,10 +126,9 @@ class Group:
     # --- what services ask of it
 
     async def propose(self, command: bytes) -> tuple[int, Any]:
-        """Replicate a command; give (index, its result) once it is committed and applied here.
+        """Replicate a command; give (index, its result) once it is applied here.
 
-        Raises NotLeader (it took no effect), Unavailable (the outcome is unknown, unless
-        `detail["taken"]` is False).
+        Raises NotLeader (no effect), Unavailable (unknown, unless `detail["taken"]` is False).
         """
         if self.machine.role != "leader":
             raise self._not_leader(self.machine.leader)
@@ -155,10 +152,7 @@ class Group:
         return self._lease_known and self.ready and self.state.applied >= machine.commit
 
     async def read_barrier(self) -> int:
-        """Return the applied index once reading `state` is linearizable.
-
-        Does not wait under a lease. Raises NotLeader, Unavailable.
-        """
+        """Return the applied index once reading `state` is linearizable; at once under a lease."""
         if self.readable():
             return self.state.applied
         if self.machine.role != "leader":
@@ -168,10 +162,7 @@ class Group:
         return self.state.applied
 
     async def change_config(self, voters: tuple[int, ...], learners: tuple[int, ...]) -> None:
-        """Change the membership; return when exactly it is committed.
-
-        Raises NotLeader, Unavailable (another change is under way, or leadership was lost).
-        """
+        """Change the membership; return when it is committed. Raises NotLeader, Unavailable."""
         wanted = raft.Config(voters=tuple(sorted(voters)), learners=tuple(sorted(learners)))
         if self.machine.role != "leader":
             raise self._not_leader(self.machine.leader)
@@ -194,6 +185,15 @@ class Group:
                 await self._progress.park()
             return
         raise Unavailable(f"group {self.group}: node {peer} did not take over in time")
+
+    async def recount(self) -> None:
+        """Read every record on disk. Raises Unavailable when that shows damage: the node stops."""
+        host = self._host
+        await host.flush()
+        try:
+            await host.threads.run(check_digest, host.state.store, self.group)
+        except Corrupt as error:
+            raise host.state.damaged(error) from error
 
     def watch(self, callback: Callable[[Group], None]) -> None:
         """Call `callback` whenever role, term, leader or `ready` has changed."""
@@ -380,8 +380,7 @@ class Group:
                 self.ready = False
                 self._waiters.fail_taken(self._unknown())
         if leads and not self.ready and self.state.term == now[1] and self.state.applied:
-            self.ready = True
-            changed = True
+            self.ready = changed = True
         if changed:
             self._progress.unpark_all()
             for callback in list(self._watchers):

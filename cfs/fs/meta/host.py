@@ -34,11 +34,12 @@ from cfs.core.raft.machine import Machine
 from cfs.core.raft.settings import Settings
 from cfs.fs.meta.doubt import DoubtReport
 from cfs.fs.meta.group import Group
+from cfs.fs.meta.group_record import meta_key
 from cfs.fs.meta.log_writer import LogWriter
 from cfs.fs.meta.peers import Sender
 from cfs.fs.meta.reconcile import reconcile
 from cfs.fs.meta.snapshot import wipe, wipe_orphans
-from cfs.fs.meta.state import State, meta_key
+from cfs.fs.meta.state import State
 from cfs.fs.meta.transfer import Transfers
 from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Replayed, Wal
 from cfs.fs.meta.wal_format import Kind, Record
@@ -98,6 +99,7 @@ class Host:
         self._transfers = Transfers(self)
         self._doubt_report = DoubtReport()
         self._open()
+        state.on_damage = self.fail
 
     @property
     def groups(self) -> Mapping[int, Group]:
@@ -148,7 +150,7 @@ class Host:
             self.fail(error)
             raise
         self.state.create(group, config)
-        return self._start(group, Replayed(snapshot=snapshot))
+        return self.begin(group, Replayed(snapshot=snapshot))
 
     async def remove(self, group: int) -> None:
         """Forget a replica and its state, durably on return."""
@@ -365,9 +367,10 @@ class Host:
 
     def _open(self) -> None:
         for number, replayed in reconcile(self.log, self.state).items():
-            self._start(number, replayed)
+            self.begin(number, replayed)
 
-    def _start(self, number: int, replayed: Replayed) -> Group:
+    def begin(self, number: int, replayed: Replayed) -> Group:
+        """Begin a replica of `state.groups`, in place of what was there; see `rebuild`."""
         state = self.state.groups[number]
         machine = Machine(
             group=number,

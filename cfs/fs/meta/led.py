@@ -28,7 +28,7 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
-from cfs.core.errors import NotLeader, Retryable, SessionExpired
+from cfs.core.errors import Corrupt, NotLeader, Retryable, SessionExpired
 from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.latch import Latches
@@ -141,7 +141,18 @@ class LedShard:
                 return now()
             except MustWaitError as wait:
                 return self._read_later(now, wait)
+            except Corrupt as error:
+                return self._judge(error)
         return self._read_later(now, None)
+
+    async def _judge(self, error: Corrupt) -> Any:
+        """Decide about state that contradicts itself: damage on this disk, or the same on all.
+
+        Damage stops the node by name, and whoever asked finds another. Otherwise raises `error`.
+        """
+        _LOG.error("state_contradicts_itself", shard=self.shard, error=str(error))
+        await self.group.recount()
+        raise error
 
     async def _read_later(self, now: Callable[[], _T], wait: MustWaitError | None) -> _T:
         while True:
@@ -157,6 +168,8 @@ class LedShard:
                 return now()
             except MustWaitError as again:
                 wait = again
+            except Corrupt as error:
+                return await self._judge(error)  # type: ignore[no-any-return]
 
     def check_readable(self, session: int, inos: Iterable[int], *, in_doubt: bool = True) -> None:
         """Raise `MustWaitError` when another session may have newer data, or a lock is held.

@@ -114,6 +114,21 @@ class LogWriter:
         with self._wal_lock:
             self._wal.write(records)
 
+    def renew_now(self, records: Sequence[Record]) -> bool:
+        """Begin the log anew with `records`, as `Wal.renew`, after all that was saved before.
+
+        Blocks. Raises LogFailed.
+        """
+        with self._wal_lock:
+            waiting = self._filling.records
+            self._wal.write(waiting)
+            alone = self._wal.renew(records)
+            if waiting:  # whoever waits for them is answered with the next batch
+                self._filling.records = [
+                    Record(Kind.MARK, r.group, r.body) for r in records if r.kind is Kind.RESET
+                ]
+            return alone
+
     def stop(self) -> None:
         """End the thread once the batch in flight is down; blocks for that long."""
         if self._thread is not None:

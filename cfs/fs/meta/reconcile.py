@@ -9,7 +9,8 @@ A state behind the log's mark is damage, which the machine refuses.
 from __future__ import annotations
 
 from cfs.core.raft.message import SnapshotMeta
-from cfs.fs.meta.state import State, meta_key
+from cfs.fs.meta.group_record import meta_key
+from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import Replayed, Wal
 from cfs.fs.meta.wal_format import Kind, Record
 

@@ -24,7 +24,7 @@ import msgspec
 from cfs.core.errors import Corrupt, Malformed
 from cfs.core.kv import InstantStore
 from cfs.core.raft.message import SnapshotMeta
-from cfs.fs.meta.state import (
+from cfs.fs.meta.group_record import (
     KEY_BYTES_USER_MAX,
     SLOT_MAX,
     GroupRecord,

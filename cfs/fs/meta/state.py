@@ -30,21 +30,30 @@ Snapshots leave and arrive through `snapshot`.
 
 from __future__ import annotations
 
-import hashlib
-import struct
-from collections.abc import Iterator
-from typing import Final
+from collections import deque
+from collections.abc import Callable, Iterator
 
-import msgspec
+import lmdb
 from sortedcontainers import SortedList
 
-from cfs.core.errors import Corrupt
+from cfs.core.errors import Corrupt, Unavailable
 from cfs.core.kv import InstantStore
 from cfs.core.raft.message import Config, SnapshotMeta
-from cfs.fs.kv.lmdb_store import KEY_BYTES_MAX
+from cfs.fs.meta.group_record import (
+    KEY_BYTES_USER_MAX,
+    META_PREFIX,
+    SLOT_MAX,
+    VERSION,
+    GroupRecord,
+    decode_group,
+    encode_group,
+    meta_key,
+    pack_slot,
+    record_hash,
+    slot_range,
+)
 from cfs.fs.meta.overlay import Changes, Layer, merged
 
-KEY_BYTES_USER_MAX: Final = KEY_BYTES_MAX - 2
 FLUSH_BYTES = 8 << 20
 """An overlay of this size is flushed without waiting for the interval."""
 FULL_BYTES = 64 << 20
@@ -53,34 +62,9 @@ CLEAN_BYTES = 32 << 20
 """Records as LMDB holds them that stay in memory, in two generations: a read of LMDB lets go of the
 interpreter's lock, and getting it back took up to 20 us in a profile (docs/decisions/0040)."""
 _RECORD_OVERHEAD_BYTES = 128
-_META_PREFIX = b"\xff\xff"
-SLOT_MAX = 0xFFFE
+RECENT_MAX = 256
+"""Digests kept: 25 KB a group."""
 _DIGEST_MASK = (1 << 128) - 1
-_VERSION = 1
-
-_pack_slot = struct.Struct(">H").pack
-_pack_length = struct.Struct("<I").pack
-
-
-class GroupRecord(msgspec.Struct, frozen=True, array_like=True):
-    """What LMDB keeps of a group beside its records."""
-
-    version: int
-    slot: int
-    applied: int
-    term: int
-    config: Config
-    digest: bytes
-
-
-_decode_group = msgspec.msgpack.Decoder(GroupRecord).decode
-_encode_group = msgspec.msgpack.Encoder().encode
-
-
-def record_hash(key: bytes, value: bytes) -> int:
-    """Give one record's share of a digest."""
-    digest = hashlib.blake2b(_pack_length(len(key)) + key + value, digest_size=16).digest()
-    return int.from_bytes(digest, "little")
 
 
 class State:
@@ -96,9 +80,10 @@ class State:
         self._flushing: list[tuple[GroupState, Layer, GroupRecord]] = []
         self.reserved: set[int] = set()
         """Slots that snapshots on their way here fill."""
+        self.on_damage: Callable[[Corrupt], None] = lambda _error: None
         self.dirty_bytes = 0
         self.clean_bytes = 0
-        for key, value in store.scan(_META_PREFIX, _META_PREFIX + b"\xff\xff\xff"):
+        for key, value in store.scan(META_PREFIX, META_PREFIX + b"\xff\xff\xff"):
             record = decode_group(value)
             group = int.from_bytes(key[2:], "big")
             self.groups[group] = GroupState(self, group, record)
@@ -106,7 +91,7 @@ class State:
     def create(self, group: int, config: Config) -> GroupState:
         """Begin an empty group in memory; it is in LMDB from its first flush on."""
         assert group not in self.groups
-        record = GroupRecord(_VERSION, self.free_slot(), 0, 0, config, b"")
+        record = GroupRecord(VERSION, self.free_slot(), 0, 0, config, b"")
         self.groups[group] = GroupState(self, group, record)
         return self.groups[group]
 
@@ -118,6 +103,11 @@ class State:
             slot += 1
         assert slot <= SLOT_MAX
         return slot
+
+    def damaged(self, error: Exception) -> Unavailable:
+        """Have the node stop by name, and give what to tell whoever asked: others have it whole."""
+        self.on_damage(error if isinstance(error, Corrupt) else Corrupt(str(error)))
+        return Unavailable(f"the state of this metadata node is damaged, it stops: {error}")
 
     # --- flushing
 
@@ -144,9 +134,9 @@ class State:
         """Commit the flushing overlays to LMDB, durably. Blocks; runs in a thread."""
         changes: list[tuple[bytes, bytes | None]] = []
         for group, layer, record in self._flushing:
-            prefix = _pack_slot(record.slot)
+            prefix = pack_slot(record.slot)
             changes += [(prefix + key, value) for key, value in layer.values.items()]
-            changes.append((meta_key(group.group), _encode_group(record)))
+            changes.append((meta_key(group.group), encode_group(record)))
         changes.sort(key=_first)
         self.store.write(changes, sync=True)
 
@@ -173,7 +163,7 @@ class GroupState:
         self._store = state.store
         self.group = group
         self.slot = record.slot
-        self._prefix = _pack_slot(record.slot)
+        self._prefix = pack_slot(record.slot)
         self.applied = record.applied
         self.term = record.term
         self.config = record.config
@@ -182,12 +172,20 @@ class GroupState:
         self.flushed = SnapshotMeta(index=record.applied, term=record.term, config=record.config)
         """What LMDB holds."""
         self.dirty = False
+        self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT_MAX)
+        """The digests at the latest applied indexes: replicas compare where they meet."""
         self._active = Layer()
         self._active_bytes = 0
         self._flushing_bytes = 0
         self._flushing: Layer | None = None
         self._clean: Changes = {}
         self._clean_old: Changes = {}
+
+    @property
+    def digests(self) -> dict[int, bytes]:
+        """Digests by index, of the latest applied ones; `applied` is always among them."""
+        known = {index: digest.to_bytes(16, "little") for index, digest in self.recent}
+        return {self.applied: self.digest, **known}
 
     @property
     def digest(self) -> bytes:
@@ -208,7 +206,10 @@ class GroupState:
         if key in self._clean_old:
             value = self._clean_old[key]
         else:
-            value = self._store.get(self._prefix + key)
+            try:
+                value = self._store.get(self._prefix + key)
+            except (Corrupt, lmdb.Error) as error:
+                raise self._state.damaged(error) from error
         self._clean[key] = value
         state = self._state
         state.clean_bytes += len(key) + (len(value) if value else 0) + _RECORD_OVERHEAD_BYTES
@@ -239,6 +240,7 @@ class GroupState:
         self.applied = index
         self.term = term
         self.dirty = True
+        self.recent.append((index, self._digest))
         if config is not None:
             self.config = config
 
@@ -266,7 +268,7 @@ class GroupState:
 
     def record(self) -> GroupRecord:
         """Give what LMDB should keep now."""
-        return GroupRecord(_VERSION, self.slot, self.applied, self.term, self.config, self.digest)
+        return GroupRecord(VERSION, self.slot, self.applied, self.term, self.config, self.digest)
 
     def begin_flush(self) -> Layer:
         """Swap the overlays."""
@@ -292,15 +294,19 @@ class GroupState:
         self._clean, self._clean_old = {}, {}
         self.dirty = False
         self.slot = record.slot
-        self._prefix = _pack_slot(record.slot)
+        self._prefix = pack_slot(record.slot)
         self.applied, self.term, self.config = record.applied, record.term, record.config
         self._digest = int.from_bytes(record.digest, "little")
+        self.recent.clear()
         self.flushed = SnapshotMeta(index=record.applied, term=record.term, config=record.config)
 
     def _below(self, start: bytes, end: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:  # noqa: FBT001
         prefix = self._prefix
-        for key, value in self._store.scan(prefix + start, prefix + end, reverse=reverse):
-            yield key[2:], value
+        try:
+            for key, value in self._store.scan(prefix + start, prefix + end, reverse=reverse):
+                yield key[2:], value
+        except (Corrupt, lmdb.Error) as error:
+            raise self._state.damaged(error) from error
 
 
 class Transaction:
@@ -356,29 +362,6 @@ class Transaction:
         """Fold everything into the state."""
         if self._changes:
             self._base.fold(self._changes)
-
-
-def slot_range(slot: int) -> tuple[bytes, bytes]:
-    """Give the bounds of a slot's keys in LMDB."""
-    return _pack_slot(slot), _pack_slot(slot + 1)
-
-
-def meta_key(group: int) -> bytes:
-    """Give the LMDB key of a group's own record."""
-    return _META_PREFIX + group.to_bytes(2, "big")
-
-
-def encode_group(record: GroupRecord) -> bytes:
-    """Give the bytes of a group's own record."""
-    return _encode_group(record)
-
-
-def decode_group(data: bytes) -> GroupRecord:
-    """Read a group's own record. Raises Corrupt for another version."""
-    record = _decode_group(data)
-    if record.version != _VERSION:
-        raise Corrupt(f"group state of version {record.version}: use the cfs that wrote it")
-    return record
 
 
 def _first(pair: tuple[bytes, bytes | None]) -> bytes:

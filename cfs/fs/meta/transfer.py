@@ -19,8 +19,8 @@ import trio
 from cfs.core.api.methods import SnapshotChunk
 from cfs.core.errors import CfsError, Malformed, Unavailable
 from cfs.core.raft import message as raft
+from cfs.fs.meta.group_record import encode_group, meta_key
 from cfs.fs.meta.snapshot import Incoming, Outgoing, wipe
-from cfs.fs.meta.state import encode_group, meta_key
 
 if TYPE_CHECKING:
     from cfs.fs.meta.group import Group

@@ -27,6 +27,7 @@ import msgspec
 from cfs.core.errors import CfsError, Corrupt, NoSpace
 from cfs.core.raft.message import Entry, HardState, SnapshotMeta
 from cfs.fs.disk.port import Directory, File
+from cfs.fs.meta.wal_check import log_damage
 from cfs.fs.meta.wal_format import (
     SEGMENT_HEADER_BYTES,
     Kind,
@@ -93,6 +94,7 @@ class Wal:
         self._offset = 0
         self._batch = 1
         self._failed = False
+        self._segments_max = SEGMENTS_MAX
         self._lost_perhaps = False
         self.torn: str | None = None
         """Where a torn tail was cut, for people; None when there was none."""
@@ -134,6 +136,27 @@ class Wal:
         """Prepare and commit a batch; nothing happens when it is empty."""
         if records:
             self.commit(self.prepare(records))
+
+    def damage(self) -> str:
+        """Say what is wrong with what is on the disk; from any thread, while others write."""
+        sizes = {_name(s): (s, size) for s, size in list(self._sizes.items()) if size}
+        return log_damage(self._directory, sizes)
+
+    def renew(self, records: Sequence[Record]) -> bool:
+        """Begin a new segment with `records` and remove all before it; as `write`.
+
+        False: a segment before it has entries that `records` did not bring again, and stays.
+        """
+        self._offset = max(self._offset, self._segment_bytes)
+        self._segments_max = len(self._sizes) + 1
+        self.write(records)
+        self._segments_max = SEGMENTS_MAX
+        live = {span.sequence for group in self._live.values() for span in group.spans}
+        for sequence in [s for s in self._sizes if s != self._sequence and s not in live]:
+            self._directory.remove(_name(sequence))
+            del self._sizes[sequence]
+        self._directory.sync()
+        return len(self._sizes) == 1
 
     def bytes_used(self) -> int:
         """Give the bytes of all segments."""
@@ -199,7 +222,7 @@ class Wal:
                 records.append(Record(Kind.DOUBT, group, True))
         doomed: list[int] = []
         size = 0
-        for sequence in sorted(self._sizes)[: max(0, len(self._sizes) - SEGMENTS_MAX)]:
+        for sequence in sorted(self._sizes)[: max(0, len(self._sizes) - self._segments_max)]:
             copies = self._copies(sequence)
             size += sum(len(e.data) for r in copies for e in r.body)
             if size > COPY_BYTES_MAX:

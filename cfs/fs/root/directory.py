@@ -142,6 +142,19 @@ class NodeDirectory:
         (self.path / "genesis").unlink(missing_ok=True)
         _sync_directory(self.path)
 
+    def rebuilding(self) -> dict[int, int]:
+        """Give the groups whose replicas here must be taken from their peers, and their terms."""
+        data = _read(self.path / "rebuild")
+        return {} if data is None else msgspec.msgpack.decode(data, type=dict[int, int])
+
+    def write_rebuilding(self, terms: dict[int, int]) -> None:
+        """Keep which replicas must be taken from their peers, durably, until that is done."""
+        if terms:
+            _write_whole(self.path / "rebuild", msgspec.msgpack.encode(terms), mode=0o644)
+        else:
+            (self.path / "rebuild").unlink(missing_ok=True)
+            _sync_directory(self.path)
+
     def disks(self) -> list[Path]:
         """Give a storage node's disks."""
         data = _read(self.path / "disks")

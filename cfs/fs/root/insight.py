@@ -50,12 +50,28 @@ class Insight:
             }
             if arguments.get("files") and found.segment and asked < FILES_OF_FINDINGS_MAX:
                 asked += 1
-                try:
-                    row["files"] = await self._paths.at_risk(found.segment, FILES_OF_EACH)
-                except CfsError as error:
-                    row["files"] = [f"not known now: {error}"]
+                row["files"] = await self._inos(found.segment)
             rows.append(row)
+        await self._name(rows)
         return {"findings": rows, "overflow": findings.overflow(state)}
+
+    async def _inos(self, segment: bytes) -> list[Any]:
+        try:
+            return list(await self._paths.at_risk(segment, FILES_OF_EACH))
+        except CfsError as error:
+            return [f"not known now: {error}"]
+
+    async def _name(self, rows: list[dict[str, Any]]) -> None:
+        inos = {i for row in rows for i in row.get("files", ()) if isinstance(i, int)}
+        if not inos:
+            return
+        try:
+            names: dict[int, str] = await self._paths.names(inos)
+        except CfsError:
+            names = {}
+        for row in rows:
+            if "files" in row:
+                row["files"] = [names.get(i, str(i)) for i in row["files"]]
 
     async def _resolve(self, arguments: dict[str, Any], _by: str) -> dict[str, Any]:
         path = arguments.get("path")

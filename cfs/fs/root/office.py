@@ -26,6 +26,7 @@ from cfs.fs.root.paths import Paths
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.ports import Calls, Host
 from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.replicas import Replicas
 from cfs.fs.root.scrub import ScrubJob
 from cfs.fs.root.service import RootService
 from cfs.fs.root.status import StatusBuilder
@@ -83,6 +84,7 @@ class RootOffice:
             detector=self.detector,
             clock=clock,
             stripes=Stripes(view=view, calls=calls, shards=shards, sweep=sweep_),
+            replicas=Replicas(view=view, calls=calls),
         )
         self.jobs.register(self.scrub.kind)
         insight = Insight(replica=self.replica, paths=Paths(view=view, shards=shards))

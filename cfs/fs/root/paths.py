@@ -1,13 +1,13 @@
 """Names of inodes and inodes of names, across shards, for what is shown to operators.
 
 Not coherent with what clients are about to do, and not meant to be: a path is where something was
-a moment ago. An inode remembers the directory it was made in; a file that was moved since is named
-by its number.
+a moment ago. A directory remembers its parent; a file is searched for.
 """
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from cfs.core.api import meta
@@ -20,6 +20,8 @@ from cfs.fs.root.view import ClusterView
 
 ASK_S = 5.0
 DEPTH_MAX = 256
+PAGES_MAX = 250
+"""A million entries of a shard."""
 
 
 class Paths:
@@ -48,32 +50,55 @@ class Paths:
             ino = reply.entry.ino
         return ino
 
-    async def path_of(self, ino: int, parent: int = 0) -> str:
-        """Name an inode as well as can be."""
+    async def path_of(self, ino: int) -> str:
+        """Name a directory."""
         words: list[str] = []
         try:
-            if not parent and ino != ROOT_INO:
-                parent = await self._parent(ino)
+            parent = 0 if ino == ROOT_INO else (await self.attributes(ino)).parent
             while ino != ROOT_INO and len(words) < DEPTH_MAX:
                 named = await self._name(parent, ino)
                 if not named.name:
-                    return f"inode {ino} (find MOUNT -inum {ino})"
+                    return f"inode {ino}"
                 words.append(named.name.decode(errors="backslashreplace"))
                 ino, parent = parent, named.parent
         except CfsError as error:
             return f"inode {ino} ({error})"
         return "/" + "/".join(reversed(words))
 
-    async def at_risk(self, segment: bytes, limit: int) -> list[str]:
-        """Name files that refer to a segment."""
-        found: list[str] = []
+    async def at_risk(self, segment: bytes, limit: int) -> list[int]:
+        """Give inodes of files that refer to a segment."""
+        found: list[int] = []
         for shard in range(self._view.map.shard_count):
             query = queries.Referrers(segment=segment, limit=limit - len(found))
-            for ino, parent in queries.decode_inos(await self._query(shard, query)):
-                found.append(await self.path_of(ino, parent))
+            found += queries.decode_inos(await self._query(shard, query))
             if len(found) >= limit:
                 break
         return found
+
+    async def names(self, inos: Iterable[int]) -> dict[int, str]:
+        """Give a path of each inode, or what is known of it.
+
+        Files are searched for, first where they were made, `PAGES_MAX` pages of a shard at most.
+        """
+        wanted = set(inos)
+        paths: dict[int, str] = {}
+        home = dict.fromkeys(shard_of(Ino(i)) for i in wanted)
+        order = [*home, *(ShardId(s) for s in range(self._view.map.shard_count) if s not in home)]
+        for shard in order:
+            after = b""
+            for _ in range(PAGES_MAX):
+                if not wanted:
+                    return paths
+                query = queries.Names(inos=tuple(wanted), after=after)
+                found = queries.decode_found(await self._query(shard, query))
+                for ino, parent, name in found.names:
+                    above = await self.path_of(parent)
+                    paths[ino] = above.rstrip("/") + "/" + name.decode(errors="backslashreplace")
+                    wanted.discard(ino)
+                after = found.after
+                if not after:
+                    break
+        return paths | {i: f"inode {i} (find MOUNT -inum {i})" for i in wanted}
 
     async def attributes(self, ino: int) -> meta.Attr:
         """Give an inode's attributes."""
@@ -84,9 +109,6 @@ class Paths:
         )  # fmt: skip
         attr: meta.Attr = reply.attr
         return attr
-
-    async def _parent(self, ino: int) -> int:
-        return (await self.attributes(ino)).parent
 
     async def _name(self, parent: int, ino: int) -> queries.Named:
         shard = shard_of(Ino(parent))

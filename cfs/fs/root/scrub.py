@@ -27,6 +27,7 @@ from cfs.fs.root.detector import Detector
 from cfs.fs.root.jobs import Job, JobContext, JobKind
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.replicas import Replicas
 from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.view import ClusterView
 from cfs.net.ports import WallClock
@@ -49,6 +50,7 @@ class Place(msgspec.Struct, array_like=True, kw_only=True):
     nodes: dict[int, tuple[bytes, int, bool]] = {}
     """Node: last fragment, and whether it is through."""
     after: bytes = b""
+    group: int = 0
     skipped: list[str] = []
 
 
@@ -74,6 +76,7 @@ class ScrubJob:
         detector: Detector,
         clock: WallClock,
         stripes: Stripes,
+        replicas: Replicas,
     ) -> None:
         self._replica = replica
         self._view = view
@@ -81,6 +84,7 @@ class ScrubJob:
         self._detector = detector
         self._clock = clock
         self._stripes = stripes
+        self._replicas = replicas
         self.kind = JobKind(
             name="scrub", run=self.run, unit="bytes", rate=RATE, check=_check, key=_key
         )
@@ -100,6 +104,9 @@ class ScrubJob:
             place.stage = "stripes"
         if spec.deep and place.stage == "stripes":
             await self._prove_all(spec, place, context)
+            place.stage = "replicas"
+        if spec.deep and not spec.nodes and place.stage == "replicas":
+            await self._compare(spec, place, context)
             place.stage = "end"
         await self._close(job, spec, place, storage)
         if place.skipped:
@@ -169,6 +176,26 @@ class ScrubJob:
             if step.end:
                 return
 
+    async def _compare(self, spec: ScrubSpec, place: Place, context: JobContext) -> None:
+        logs: set[int] = set()
+        for group in self._view.map.groups:
+            if group.group < place.group:
+                continue
+            name = "the root group" if group.group == 0 else f"shard {group.group - 1}"
+            context.message = f"comparing the replicas of {name}"
+            verdict = await self._replicas.compare(
+                group, recount=True, log=not logs.issuperset(group.voters), repair=spec.repair
+            )
+            logs.update(group.voters)
+            await self.note(verdict.findings, context)
+            for node in verdict.silent:
+                known = self._view.node(node)
+                name = known.name if known is not None else f"node {node}"
+                if name not in place.skipped:
+                    place.skipped.append(name)
+            place.group = group.group + 1
+            context.advance(0, cursor=_cursor(place))
+
     async def _prove_path(self, spec: ScrubSpec, context: JobContext) -> None:
         context.message = f"proving the segments of {spec.path or spec.ino}"
         context.total = 0
@@ -192,7 +219,10 @@ class ScrubJob:
         if place.skipped:
             return
         named = [self._view.node(n) for n in storage] if spec.nodes else []
-        kinds = ("fragment", "stripe", "extent", "dedupe") if spec.deep else ("fragment",)
+        kinds: tuple[str, ...] = ("fragment",)
+        if spec.deep:
+            kinds = ("fragment", "stripe", "extent", "dedupe")
+            kinds += () if spec.nodes else ("replica", "log")
         await self._replica.propose(
             commands.CloseFindings(
                 kinds=kinds,

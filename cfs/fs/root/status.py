@@ -17,8 +17,10 @@ from cfs.core.api.cluster import ClusterMap, Node, NodeState, Role
 from cfs.core.api.root import NodeStatus, WorkerStatus
 from cfs.core.errors import CfsError
 from cfs.core.ids import ShardId, group_of
+from cfs.core.kv import Reader
 from cfs.core.place.replicas import REPLICAS, size_of
-from cfs.core.root import records
+from cfs.core.root import findings, records
+from cfs.core.root.findings import FindingState
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
@@ -66,7 +68,8 @@ class StatusBuilder:
         now = trio.current_time()
         nodes = tuple(self._node_status(now, n) for n in known.nodes)
         troubles = problems(known, nodes, self._silent)
-        notes = notices(known)
+        troubles += open_findings(self._replica.state)
+        notes = notices(known) + refused_reads(nodes)
         totals = self._totals.values()
         return root.Status(
             map=known,
@@ -146,6 +149,26 @@ def problems(
     return tuple(found)
 
 
+def open_findings(kv: Reader) -> tuple[str, ...]:
+    """Name what scrub and fsck found and nothing has mended."""
+    kinds = [f.kind for f in findings.read_findings(kv) if f.state == FindingState.OPEN]
+    if not kinds:
+        return ()
+    said = ", ".join(f"{kinds.count(k)} {k}" for k in sorted(set(kinds)))
+    return (f"{len(kinds)} faults are open ({said}): see cfs admin findings --files",)
+
+
+def refused_reads(nodes: Iterable[NodeStatus]) -> tuple[str, ...]:
+    """Name nodes whose disks gave wrong bytes; scrub mended them, or they are findings."""
+    stores = [(n.name, n.heartbeat.store) for n in nodes if n.heartbeat is not None]
+    return tuple(
+        f"storage node {name} refused {stat.corrupt_reads} reads for wrong checksums, "
+        f"{stat.scrub_repaired} fragments were written anew: check its disks"
+        for name, stat in stores
+        if stat is not None and stat.corrupt_reads
+    )
+
+
 def notices(known: ClusterMap) -> tuple[str, ...]:
     """Name what the cluster's own making limits; it is as healthy as it can be."""
     metas = sum(n.role == Role.META and n.state != NodeState.OUT for n in known.nodes)
@@ -202,11 +225,6 @@ def _storage_problems(known: ClusterMap, nodes: Iterable[NodeStatus]) -> list[st
             continue
         if stat.full:
             found.append(f"storage node {node.name} is full: add capacity or delete data")
-        if stat.corrupt_reads:
-            found.append(
-                f"storage node {node.name} refused {stat.corrupt_reads} reads for wrong "
-                "checksums: check its disks"
-            )
         found += [f"storage node {node.name}: {warning}" for warning in stat.warnings]
     return found
 

@@ -296,9 +296,11 @@ class Scrubber:
         if found.kind == "fragment":
             self._note.damaged += 1
             self._note.repaired += found.repaired
+            self._keep()
 
     def _count_mended(self) -> None:
         self._note.repaired += 1
+        self._keep()
 
     def _first(self) -> Committer:
         committers = self._committers()

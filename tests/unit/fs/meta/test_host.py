@@ -18,9 +18,10 @@ from cfs.core.errors import NotLeader, Unavailable
 from cfs.core.raft.message import SnapshotMeta
 from cfs.fs.disk.memory import MemoryDirectory
 from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.meta.group_record import record_hash
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.snapshot import PIECE_BYTES
-from cfs.fs.meta.state import State, record_hash
+from cfs.fs.meta.state import State
 from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Prepared, Wal
 from cfs.fs.meta.wal_format import Kind
 from cfs.fs.root.heartbeat import load_of

@@ -13,9 +13,10 @@ from cfs.core.api.methods import RaftMessages, SnapshotChunk
 from cfs.core.errors import Corrupt, Malformed, Unavailable
 from cfs.core.raft.message import Config
 from cfs.fs.kv.lmdb_store import LmdbStore
+from cfs.fs.meta.group_record import encode_group, meta_key, slot_range
 from cfs.fs.meta.peers import MESSAGE_BYTES_MAX, PoolSender
 from cfs.fs.meta.snapshot import PIECE_BYTES, Incoming, Outgoing, check_digest, wipe_orphans
-from cfs.fs.meta.state import GroupState, State, encode_group, meta_key, slot_range
+from cfs.fs.meta.state import GroupState, State
 
 
 @pytest.fixture
