@@ -76,17 +76,7 @@ class RootOffice:
         )
         self.jobs = Jobs(node=name, replica=self.replica, clock=clock)
         """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
-        sweep_ = Sweep(view=view, shards=shards, calls=calls)
-        self.scrub = ScrubJob(
-            replica=self.replica,
-            view=view,
-            calls=calls,
-            detector=self.detector,
-            clock=clock,
-            stripes=Stripes(view=view, calls=calls, shards=shards, sweep=sweep_),
-            replicas=Replicas(view=view, calls=calls),
-        )
-        self.jobs.register(self.scrub.kind)
+        self._register_jobs(view, calls, shards, clock)
         insight = Insight(replica=self.replica, paths=Paths(view=view, shards=shards))
         self._led = LedRoot(
             replica=self.replica,
@@ -125,6 +115,21 @@ class RootOffice:
             clock=clock,
         )
         self.handlers: Mapping[str, Handler] = service.handlers
+
+    def _register_jobs(
+        self, view: ClusterView, calls: Calls, shards: Shards, clock: WallClock
+    ) -> None:
+        sweep_ = Sweep(view=view, shards=shards, calls=calls)
+        scrub = ScrubJob(
+            replica=self.replica,
+            view=view,
+            calls=calls,
+            detector=self.detector,
+            clock=clock,
+            stripes=Stripes(view=view, calls=calls, shards=shards, sweep=sweep_),
+            replicas=Replicas(view=view, calls=calls),
+        )
+        self.jobs.register(scrub.kind)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run everything until cancelled."""
