@@ -5,6 +5,7 @@ One module a command
     cluster     cfs cluster init, rotate-ca (authority: its steps)
     node        cfs node token, join, list, revoke
     admin       cfs admin: its commands' tree
+    admin_node  cfs admin node add, drain, remove, set, list
     jobs        cfs admin jobs, cfs admin job; starting and following long operations
     serve       cfs serve meta, cfs serve storage
     mount       cfs mount

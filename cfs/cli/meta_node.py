@@ -18,6 +18,8 @@ from cfs.core.ids import ROOT_GROUP
 from cfs.core.machine import StateMachine
 from cfs.core.meta.shard import Shard
 from cfs.core.root.machine import RootMachine
+from cfs.fs.data.fragment_client import FragmentClient
+from cfs.fs.data.fragments import Fragments, ReadCounters
 from cfs.fs.data.uploader import Uploader
 from cfs.fs.meta.examiner import Examiner
 from cfs.fs.meta.host import Host
@@ -31,6 +33,7 @@ from cfs.fs.meta.wal import Wal
 from cfs.fs.root import bootstrap
 from cfs.fs.root.heartbeat import HeartbeatSender
 from cfs.fs.root.office import RootOffice
+from cfs.fs.root.rewriter import DataPath
 from cfs.net.handlers import Handler
 
 _LOG = structlog.get_logger()
@@ -105,6 +108,16 @@ class MetaNode:
             clock=process.clock,
             entropy=process.entropy,
             threads=process.threads,
+            data=DataPath(
+                reader=Fragments(
+                    client=FragmentClient(process.pool),
+                    nodes=uploader.nodes,
+                    refresh=process.view.refresh,
+                    counters=ReadCounters(),
+                ),
+                uploader=uploader,
+                ready=self._have_session,
+            ),
         )
 
     @property
@@ -154,6 +167,11 @@ class MetaNode:
         return Shard(self.process.view.map.site, group - 1)
 
     async def _pack(self, led: object) -> None:
+        await self._have_session()
+        await self.packer.run(led)  # type: ignore[arg-type]
+
+    async def _have_session(self) -> None:
+        """Wait until the uploader may name segments."""
         while not self._session:
             try:
                 name = f"packer of {self.process.member.name}"
@@ -162,4 +180,3 @@ class MetaNode:
             except CfsError as error:
                 _LOG.info("packer_waits", error=str(error))
                 await trio.sleep(SESSION_RETRY_S)
-        await self.packer.run(led)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from cfs.net.rpc import Server
 _LOG = structlog.get_logger()
 
 VERSION = version("cfs")
+BEFORE_STOP_S = 3.0
 MALLOC_OPTIONS = ((-3, 1 << 30), (-1, 192 << 20), (-8, 2))
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of mallopt(3)."""
 
@@ -125,9 +126,15 @@ def keep_memory() -> None:
 
 
 def run_until_signal(
-    directory: Path, main: Callable[[trio.Nursery], Awaitable[None]], *, name: str
+    directory: Path,
+    main: Callable[[trio.Nursery], Awaitable[None]],
+    *,
+    name: str,
+    before_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Run `main(nursery)` until SIGTERM or SIGINT; claims the directory, configures logs.
+
+    `before_stop` then has `BEFORE_STOP_S` to take leave.
 
     What ends it otherwise is logged, and raised.
     """
@@ -142,6 +149,9 @@ def run_until_signal(
                 nursery.start_soon(main, nursery)
                 async for number in signals:
                     _LOG.info("process_stop", role=name, signal=signal.Signals(number).name)
+                    if before_stop is not None:
+                        with trio.move_on_after(BEFORE_STOP_S):
+                            await before_stop()
                     break
             nursery.cancel_scope.cancel()
 

@@ -24,10 +24,17 @@ def meta(directory: Directory) -> None:
     """Serve as a metadata node."""
     _require(directory, "meta")
 
-    async def run(nursery: trio.Nursery) -> None:
-        await MetaNode(directory).run(nursery)
+    served: list[MetaNode] = []
 
-    run_until_signal(directory, run, name="meta")
+    async def run(nursery: trio.Nursery) -> None:
+        served.append(MetaNode(directory))
+        await served[0].run(nursery)
+
+    async def hand_over() -> None:
+        for node in served:
+            await node.office.hand_over()
+
+    run_until_signal(directory, run, name="meta", before_stop=hand_over)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from rich.table import Table
 from cfs.cli.ask import ask_root
 from cfs.core.api import root
 from cfs.core.api.root import NodeStatus, Status
+from cfs.core.api.store import StoreStat
 from cfs.core.errors import CfsError
 
 WATCH_S = 2.0
@@ -67,13 +69,24 @@ def totals(found: Status) -> dict[str, int]:
         "compressed": sum(s.sealed_bytes for s in stores),
         "stored": sum(s.stored for s in stores),
         "allocated": sum(s.allocated for s in stores),
-        "capacity": sum(s.capacity for s in stores),
-        "free": sum(s.free for s in stores),
+        **room(stores),
         "store_indexes": sum(s.index_bytes for s in stores),
         "meta_logs": sum(h.meta_log_bytes for h in metas),
         "meta_state": sum(h.meta_state_bytes for h in metas),
         "corrupt_reads": sum(s.corrupt_reads for s in stores),
         "inodes": found.inodes,
+    }
+
+
+def room(stores: Iterable[StoreStat]) -> dict[str, int]:
+    """Sum capacity and free room: a file system counts once, whoever shares it. Bytes."""
+    by_device: dict[str, tuple[int, int]] = {}
+    for disk in (d for s in stores for d in s.disks if d.usable):
+        size_of, free = by_device.get(disk.device, (disk.size, disk.free))
+        by_device[disk.device] = (max(size_of, disk.size), min(free, disk.free))
+    return {
+        "capacity": sum(size_of for size_of, _ in by_device.values()),
+        "free": sum(free for _, free in by_device.values()),
     }
 
 

@@ -14,6 +14,7 @@ from cfs.fs.store.peers import Peers
 from cfs.fs.store.reporter import Reporter
 from cfs.fs.store.scrubber import Scrubber
 from cfs.fs.store.service import StorageService
+from cfs.fs.store.transfer import Transfers
 
 _LOG = structlog.get_logger()
 
@@ -50,11 +51,22 @@ class StorageNode:
             bytes_per_s_max=section.scrub_bytes_per_s,
         )
         self.service.suspect = self.scrubber.suspect
+        self.transfers = Transfers(
+            node_id=process.member.node_id,
+            committers=self.service.committers,
+            put=self.service.handlers["store.put"],
+            calls=process.pool,
+            threads=process.threads,
+            cluster_map=lambda: process.view.map,
+            hold_epoch=process.view.hold,
+        )
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Serve until cancelled."""
         process = self.process
-        server = await process.listen({**self.service.handlers, **self.scrubber.handlers})
+        server = await process.listen(
+            {**self.service.handlers, **self.scrubber.handlers, **self.transfers.handlers}
+        )
         await nursery.start(process.pool.run)
         await nursery.start(process.view.run)
         await nursery.start(self.service.run)

@@ -69,6 +69,20 @@ class ShardPlacement(msgspec.Struct, frozen=True, array_like=True, kw_only=True)
     learners: tuple[int, ...] = ()
 
 
+class Move(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A placement group changes one member: what `source` keeps goes to `target`.
+
+    Until `switched` the group's list still names the source. Afterwards it names the target, and
+    what the source took before it knew is still there.
+    """
+
+    group: int
+    position: int
+    source: int
+    target: int
+    switched: bool = False
+
+
 class ClusterMap(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Everything above, at one epoch."""
 
@@ -89,6 +103,11 @@ class ClusterMap(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Serial numbers of certificates that are refused."""
     authority: int = 0
     """Rises when the trusted authorities change: everybody renews its certificate then."""
+    moves: tuple[Move, ...] = ()
+    """At most one a placement group."""
+    list_epochs: tuple[int, ...] = ()
+    """The epoch since which each placement list is what it is: nobody may write to the group by an
+    older map."""
 
     def node(self, node_id: int) -> Node | None:
         """Find a node."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import meta, root, scrub, store
+from cfs.core.api import meta, moving, root, scrub, store
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -125,6 +125,10 @@ METHODS: tuple[Method, ...] = (
     _row(69, "store.entries", scrub.ListEntries, scrub.ListEntriesReply, _scrubbers,
          idempotent=True),
     _row(70, "store.forget", scrub.ForgetEntries, _E, _scrubbers, idempotent=True),
+    _row(75, "store.held", moving.ListHeld, moving.ListHeldReply, _metas, idempotent=True),
+    _row(76, "store.fetch", moving.FetchFragments, moving.FetchReply, _metas, idempotent=True),
+    _row(77, "store.seal", moving.SealAt, _E, _metas, idempotent=True),
+    _row(78, "store.drop", moving.DropFragments, moving.DropReply, _metas, idempotent=True),
     # server to client, on the client's own connection
     _row(80, "client.recall", meta.Recall, _E, _metas, idempotent=True),
 )  # fmt: skip

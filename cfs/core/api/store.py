@@ -28,6 +28,8 @@ class PutFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     replace: bool = False
     """Proven right by the scrubber: takes the place of whatever is stored under this name. Only
     from storage nodes."""
+    epoch: int = 0
+    """Of the map whose placement list was followed; 0 for repair, which follows none."""
 
 
 class GetFragment(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -117,6 +119,21 @@ class PublishChunks(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     refs: tuple[ChunkRef, ...]
 
 
+class DiskStat(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One disk of a storage node. Bytes."""
+
+    name: str
+    disk_id: bytes
+    device: str
+    """The same for every directory on the same file system, whichever node it belongs to."""
+    size: int
+    free: int
+    """Above the reserve."""
+    reserve: int
+    usable: bool = True
+    """False: it failed and takes no changes."""
+
+
 class StoreStat(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """State and counters of a storage node; all bytes unless the name says otherwise."""
 
@@ -148,3 +165,6 @@ class StoreStat(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     scrub_damaged: int = 0
     """Fragments found damaged at rest, since the node was made."""
     scrub_repaired: int = 0
+    disks: tuple[DiskStat, ...] = ()
+    queued_bytes: int = 0
+    """What waits for the disks."""

@@ -23,6 +23,7 @@ pages         how tiles are stored; reverse references by difference
 extents       the overlay algebra
 leases        WRITE leases
 packing       inline chunks into segments
+relocation    chunks from one segment into others
 collection    condemned and deleted segments
 orphans       reclaiming in bounded steps
 trimming      what truncating a long file leaves, in bounded steps

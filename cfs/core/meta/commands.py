@@ -12,6 +12,7 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     Refuse        Refused           an operation's refusal is recorded as its answer
     Reclaim       Reclaimed         an orphan goes, step by step
     Pack          Packed            inline chunks become chunks of a segment
+    Relocate      Relocated         chunks of a segment are read from others
     Condemn       Condemned         no new references; how many live ones there are
     Withdraw      Done              a round's condemnations end
     Standing      Stands            what a round still condemns, read through the log
@@ -202,6 +203,17 @@ class Pack(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="pack
     replacements: tuple[tuple[int, ChunkRef], ...]
 
 
+class Relocate(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="relocate"):
+    """Let chunks of `segment` be read from other segments: whichever of `refs` has their id.
+
+    Looks at so many reverse references after the one with key `after`; see `relocation`.
+    """
+
+    segment: bytes
+    refs: tuple[ChunkRef, ...]
+    after: bytes = b""
+
+
 class Condemn(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="condemn"):
     """Refuse new references to these segments while the round stands."""
 
@@ -288,6 +300,7 @@ Command: TypeAlias = (
     | Refuse
     | Reclaim
     | Pack
+    | Relocate
     | Condemn
     | Withdraw
     | Standing

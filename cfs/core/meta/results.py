@@ -50,6 +50,13 @@ class Packed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="pa
     replaced: int
 
 
+class Relocated(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="relocated"):
+    """How many extents refer to other segments now; `after`: go on there, empty at the end."""
+
+    replaced: int
+    after: bytes = b""
+
+
 class Condemned(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="condemned"):
     """For each segment its extents here; -1: not condemned, another round stands or this ended."""
 
@@ -100,6 +107,7 @@ Result: TypeAlias = (
     | Refused
     | Reclaimed
     | Packed
+    | Relocated
     | Condemned
     | Stands
     | Gone

@@ -16,7 +16,16 @@ from typing import Any
 from cfs.core.errors import CfsError, Corrupt, FsError, Malformed
 from cfs.core.ids import ROOT_INO, serial_of
 from cfs.core.kv import Writer
-from cfs.core.meta import collection, namespace, orphans, packing, sessions, transactions, trimming
+from cfs.core.meta import (
+    collection,
+    namespace,
+    orphans,
+    packing,
+    relocation,
+    sessions,
+    transactions,
+    trimming,
+)
 from cfs.core.meta.commands import (
     ClientOps,
     Collected,
@@ -28,6 +37,7 @@ from cfs.core.meta.commands import (
     Pack,
     Reclaim,
     Refuse,
+    Relocate,
     Standing,
     TxnDecide,
     TxnFinish,
@@ -86,6 +96,7 @@ _RUN: dict[type[Any], Callable[[Draft, Any], Any]] = {
     Refuse: sessions.refuse,
     Reclaim: orphans.reclaim,
     Pack: packing.pack,
+    Relocate: relocation.relocate,
     Condemn: collection.condemn,
     Withdraw: collection.withdraw,
     Standing: lambda draft, command: collection.standing(draft, command.round),

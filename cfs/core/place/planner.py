@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -102,6 +102,48 @@ def step(
     return changes
 
 
+def replace(
+    lists: Lists, targets: Sequence[Target], total: int, leaving: Collection[int], moves_max: int
+) -> list[tuple[int, int, int]]:
+    """Give `(group, leaving node, new node)` for one member each of at most `moves_max` groups.
+
+    Only `leaving` nodes are replaced (give them as targets of weight 0), in groups that have most
+    of them first: those are the most endangered. A group for which no target fits is passed over.
+    """
+    state = _State(list(lists), targets, total)
+    ailing = [(sum(m in leaving for m in members), group) for group, members in enumerate(lists)]
+    moves: list[tuple[int, int, int]] = []
+    for _, group in sorted((-count, group) for count, group in ailing if count):
+        if len(moves) >= moves_max:
+            break
+        members = state.lists[group]
+        for lost in (m for m in members if m in leaving):
+            node = state.most_wanting(group, [m for m in members if m != lost], 0)
+            if node:
+                state.replace(group, lost, node)
+                moves.append((group, lost, node))
+                break
+    return moves
+
+
+def even(
+    lists: Lists, targets: Sequence[Target], total: int, moves_max: int
+) -> list[tuple[int, int, int]]:
+    """Give `(group, node, new node)` for one member each of at most `moves_max` groups.
+
+    Only whole groups of targets move, from nodes above their quota; nothing when all are within.
+    """
+    state = _State(list(lists), targets, length_of_lists(targets, total))
+    changes: Changes = {}
+    _move_surplus(state, changes, moves_max)
+    moves = []
+    for group, members in changes.items():
+        for old, new in zip(lists[group], members, strict=True):
+            if old != new:
+                moves.append((group, old, new))
+    return moves
+
+
 def quotas(targets: Sequence[Target], slots_per_list: int, count: int) -> dict[int, float]:
     """Give each node's exact share of slots, before rounding."""
     weights: dict[str, float] = {}
@@ -136,6 +178,8 @@ class _State:
         self.lists = lists
         self.length = length
         self.domain = {t.node_id: t.domain for t in targets}
+        self.domains = [self._domains_of(members) for members in lists]
+        """Those of each list; a list never has one twice."""
         self.usable = sorted(t.node_id for t in targets if t.weight > 0)
         self.load = dict.fromkeys(self.domain, 0)
         for members in lists:
@@ -175,17 +219,21 @@ class _State:
                 best, best_rank = node, rank
         return best
 
+    def _domains_of(self, members: Iterable[int]) -> set[str | None]:
+        return {self.domain.get(m) for m in members}
+
     def fits(self, node: int, group: int, leaving: int) -> bool:
         """Tell whether `node` can take the place of `leaving`."""
         domain = self.domain[node]
-        return all(
-            m == leaving or (m != node and self.domain.get(m) != domain) for m in self.lists[group]
-        )
+        if domain not in self.domains[group]:
+            return True
+        return domain == self.domain.get(leaving) and node not in self.lists[group]
 
     def replace(self, group: int, leaving: int, node: int) -> tuple[int, ...]:
         """Put `node` where `leaving` is."""
         members = tuple(node if m == leaving else m for m in self.lists[group])
         self.lists[group] = members
+        self.domains[group] = self._domains_of(members)
         self.load[node] += 1
         if leaving in self.load:
             self.load[leaving] -= 1
@@ -211,6 +259,7 @@ def _replace_lost(state: _State, changes: Changes, bound: int) -> None:
         lost_member = next((m for m in members if m not in usable), None)
         if lost_member is None:
             state.lists[group] = changes[group] = (*members, node)
+            state.domains[group].add(state.domain[node])
             state.load[node] += 1
         elif state.fits(node, group, lost_member):
             changes[group] = state.replace(group, lost_member, node)

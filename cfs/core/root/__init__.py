@@ -5,6 +5,7 @@ commands  what may be proposed to the group
 machine   how a command changes the records, deterministic, never raising
 nodes     the part of the machine that changes nodes, placement and sessions
 rounds    the part of the machine that numbers and remembers garbage rounds
+moves     the part of the machine that replaces members of placement groups
 jobs      the part of the machine that remembers long operations
 findings  the part of the machine that remembers what scrub found
 map       how the records are read back as the cluster map

@@ -144,6 +144,83 @@ class PlaceGroups(Command, frozen=True, kw_only=True, tag="groups"):
     groups: tuple[ShardPlacement, ...]
 
 
+class SetDisks(Command, frozen=True, kw_only=True, tag="disks"):
+    """Remember which disks a storage node has."""
+
+    node_id: int
+    disks: tuple[bytes, ...]
+
+
+class Tidied(Command, frozen=True, kw_only=True, tag="tidied"):
+    """A node that was OUT holds nothing that is others' any more."""
+
+    node_id: int
+
+
+class RemoveNode(Command, frozen=True, kw_only=True, tag="remove"):
+    """Forget a node and refuse its certificates.
+
+    Refused while a placement list, a move or a Raft group names it.
+    """
+
+    node_id: int
+
+
+class Whole(Command, frozen=True, kw_only=True, tag="whole"):
+    """Every segment has the profile's form, unless that became untrue after `epoch`."""
+
+    epoch: int
+
+
+class SetProfile(Command, frozen=True, kw_only=True, tag="profile"):
+    """Write by another erasure profile from now on. Refused while there are too few domains."""
+
+    profile: Profile
+
+
+class Set(Command, frozen=True, kw_only=True, tag="set"):
+    """Change one setting (a field of `SettingsRecord`)."""
+
+    name: str
+    value: float
+
+
+class Replacement(msgspec.Struct, frozen=True, array_like=True):
+    """In placement group `group`, `target` is to take the place of `source`."""
+
+    group: int
+    source: int
+    target: int
+
+
+class BeginMoves(Command, frozen=True, kw_only=True, tag="begin"):
+    """Begin to move members, all or none: one a group. Value: how many."""
+
+    moves: tuple[Replacement, ...]
+
+
+class SwitchMoves(Command, frozen=True, kw_only=True, tag="switch"):
+    """Let the lists of these groups name the targets. Value: the epoch since which they do."""
+
+    groups: tuple[int, ...]
+
+
+class TurnMoves(Command, frozen=True, kw_only=True, tag="turn"):
+    """The targets of these switched moves are gone: move back to where the fragments still are."""
+
+    groups: tuple[int, ...]
+
+
+class EndMoves(Command, frozen=True, kw_only=True, tag="end"):
+    """Forget the moves of these groups: finished, or (not switched) given up. Value: how many.
+
+    `unproven`: of those, where the source may still hold fragments.
+    """
+
+    groups: tuple[int, ...]
+    unproven: tuple[int, ...] = ()
+
+
 class IssueSessions(Command, frozen=True, kw_only=True, tag="sessions"):
     """Hand out `count` session ids. Value: the first.
 
@@ -274,6 +351,8 @@ AnyCommand = (
     | SetStates | SetNode | Place | PlaceGroups | IssueSessions | PutSecret | AddVolumeKey
     | RotateAuthority | OpenRound | AdvanceRound | RoundDeleted | CloseRound
     | StartJob | ReportJob | ControlJob | NoteFindings | CloseFindings
+    | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
+    | TurnMoves | EndMoves
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

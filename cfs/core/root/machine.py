@@ -4,7 +4,8 @@ Invariants:
 * a node id, session id, round, job number or key version is given once;
 * the epoch rises by one with every command that changes the map, and with no other;
 * a token enrols one public key, before it expires, for its role;
-* once a client had a session, placement lists only grow at their end (data may lie there);
+* once a client had a session (data may exist), a placement list changes only at its end, or by a
+  move of one member at a time;
 * a refused command changes nothing.
 
 What a command should be is decided by the leader's workers (`cfs.fs.root`).
@@ -19,7 +20,7 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, findings, jobs, nodes, records, rounds
+from cfs.core.root import commands, findings, jobs, moves, nodes, records, rounds
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -106,7 +107,7 @@ def _create(kv: Writer, command: commands.CreateCluster) -> int:
     for group in range(command.shard_count + 1):
         records.put_group(kv, ShardPlacement(group=group, voters=(node.node_id,)))
     for number in range(command.placement_count):
-        records.put_list(kv, number, ())
+        records.put_list(kv, number, records.PlacementRecord(members=()))
     for name, blob in command.secrets.items():
         records.put_secret(kv, name, blob)
     records.put_secret(kv, volume_key_name(1), command.volume_key)
@@ -315,6 +316,16 @@ _APPLY: dict[type, Any] = {
     commands.SetNode: nodes.set_node,
     commands.Place: nodes.place,
     commands.PlaceGroups: nodes.place_groups,
+    commands.SetDisks: nodes.set_disks,
+    commands.Tidied: nodes.tidied,
+    commands.RemoveNode: nodes.remove_node,
+    commands.Whole: nodes.whole,
+    commands.SetProfile: nodes.set_profile,
+    commands.Set: nodes.set_setting,
+    commands.BeginMoves: moves.begin,
+    commands.SwitchMoves: moves.switch,
+    commands.TurnMoves: moves.turn,
+    commands.EndMoves: moves.end,
     commands.IssueSessions: nodes.issue_sessions,
     commands.PutSecret: _put_secret_command,
     commands.AddVolumeKey: _add_volume_key,

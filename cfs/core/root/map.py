@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cfs.core.api.cluster import ClusterMap, ShardPlacement
+from cfs.core.api.cluster import ClusterMap, Move, ShardPlacement
 from cfs.core.kv import Reader
 from cfs.core.root import records
 from cfs.core.root.records import (
@@ -33,6 +33,18 @@ def read_map(kv: Reader) -> ClusterMap | None:
         nodes=tuple(record.node for record in nodes),
         groups=tuple(records.get_all(kv, ShardPlacement, records.GROUP_PREFIX)),
         placement=tuple(record.members for record in placement),
+        moves=tuple(
+            Move(
+                group=number,
+                position=record.move.position,
+                source=record.move.source,
+                target=record.move.target,
+                switched=record.move.switched,
+            )
+            for number, record in enumerate(placement)
+            if record.move is not None
+        ),
+        list_epochs=tuple(record.epoch for record in placement),
         revoked=tuple(c.serial for c in certificates if c.revoked),
         authority=cluster.authority,
     )

@@ -14,6 +14,8 @@ with a default). Keys, all big endian:
     "o" round u64             RoundRecord
     "j" job u64               JobRecord
     "f" key of the object     FindingRecord     see `findings`, which also owns "F"
+    "S"                       SettingsRecord    what is not there has its default
+    "R"                       DegradedRecord    not there: every segment has the profile's form
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ CERTIFICATE_PREFIX = b"s"
 SECRET_PREFIX = b"k"
 ROUND_PREFIX = b"o"
 JOB_PREFIX = b"j"
+SETTINGS_KEY = b"S"
+DEGRADED_KEY = b"R"
 
 SECRET_CA = "ca"  # noqa: S105 - a name
 """Name of the secret that holds the certificate authority's private key."""
@@ -83,12 +87,28 @@ class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     node: Node
     resting: NodeState
     """The state it has again when it comes back from DOWN."""
+    stray: bool = False
+    """It was OUT: it may hold fragments that are others' by now."""
+    disks: tuple[bytes, ...] = ()
+    """Ids of the disks its fragments are on; one that is missing is to be repaired."""
+
+
+class MoveRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A member that is being replaced; see `cfs.core.api.cluster.Move`."""
+
+    position: int
+    source: int
+    target: int
+    switched: bool = False
 
 
 class PlacementRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Storage nodes of a placement group in fragment order."""
 
     members: tuple[int, ...]
+    epoch: int = 0
+    """Of the map in which `members` last changed."""
+    move: MoveRecord | None = None
 
 
 class TokenRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -148,6 +168,28 @@ class RoundRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Storage nodes that have not confirmed the deletion."""
 
 
+class SettingsRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What an administrator may change while the cluster runs; units are in the names."""
+
+    grace_s: float = 600.0
+    """How long a node is down before its data is re-homed."""
+    share_max: float = 0.34
+    """More of a role missing at once than this is a network fault, and nothing is re-homed."""
+    repair_rate: int = 100 << 20
+    """Bytes a second of repair, before a job's own rate is set."""
+    move_rate: int = 50 << 20
+    """Bytes a second of drain and rebalance."""
+    warn_share: float = 0.80
+    """A disk fuller than this is warned of."""
+    critical_share: float = 0.92
+
+
+class DegradedRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Since this epoch segments may have been written in another form than the profile's."""
+
+    epoch: int
+
+
 class JobState(enum.StrEnum):
     """Where a job stands; the last two are for ever."""
 
@@ -193,7 +235,8 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
     for kind in (
         ClusterRecord, Counters, NodeRecord, ShardPlacement, PlacementRecord, TokenRecord,
-        CertificateRecord, SecretRecord, RoundRecord, JobRecord,
+        CertificateRecord, SecretRecord, RoundRecord, JobRecord, SettingsRecord,
+        DegradedRecord,
     )
 }  # fmt: skip
 _T = TypeVar("_T")
@@ -268,10 +311,9 @@ def put_group(kv: Writer, group: ShardPlacement) -> None:
     kv.put(number_key(GROUP_PREFIX, group.group), encode(group))
 
 
-def put_list(kv: Writer, number: int, members: tuple[int, ...]) -> None:
+def put_list(kv: Writer, number: int, record: PlacementRecord) -> None:
     """Store a placement list."""
-    key = number_key(PLACEMENT_PREFIX, number)
-    kv.put(key, encode(PlacementRecord(members=members)))
+    kv.put(number_key(PLACEMENT_PREFIX, number), encode(record))
 
 
 def put_secret(kv: Writer, name: str, blob: bytes) -> None:

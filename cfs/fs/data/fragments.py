@@ -123,7 +123,7 @@ class Fragments:
         profile = segment.profile
         pieces = erasure.locate(at, length, profile, segment.length)
         if profile.data == 1:
-            for node in self._nodes.members(segment.segment_id):
+            for node in self._nodes.places(segment.segment_id):
                 copy = await self._try(node, _Range(segment, at, length), ANY, PATIENT_S)
                 if not isinstance(copy, CfsError):
                     yield lambda whole=copy: bytes(whole)  # type: ignore[misc]
@@ -169,7 +169,7 @@ class Fragments:
         """Read a replicated segment from any member."""
         failed: list[CfsError] = []
         for attempt in range(2):
-            members = self._nodes.members(where.segment.segment_id)
+            members = self._nodes.places(where.segment.segment_id)
             live = [node for node in members if self._nodes.live(node)]
             for patience_s, nodes in ((HEDGE_S, live), (PATIENT_S, members)):
                 for node in nodes:
@@ -215,8 +215,8 @@ class Fragments:
         return columns
 
     async def _anywhere(self, where: _Range, index: int, failed: list[CfsError]) -> Buffer | None:
-        """Ask every member of the group for one fragment."""
-        for node in self._nodes.members(where.segment.segment_id):
+        """Ask every node that may hold it for one fragment."""
+        for node in self._nodes.places(where.segment.segment_id):
             got = await self._try(node, where, index, HEDGE_S)
             if not isinstance(got, CfsError):
                 return got

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import trio
 
-from cfs.core.api.cluster import ClusterMap, Node, NodeState
+from cfs.core.api.cluster import ClusterMap, Move, Node, NodeState
 from cfs.core.ids import SegmentId
 from cfs.core.place.group import placement_group_of
 
@@ -27,6 +27,7 @@ class Nodes:
         self._source = cluster_map
         self._map: ClusterMap | None = None
         self._by_id: dict[int, Node] = {}
+        self._moves: dict[int, Move] = {}
         self._serving: frozenset[int] = frozenset()
         self._suspect_until: dict[int, float] = {}
         self._full_until: dict[int, float] = {}
@@ -38,6 +39,7 @@ class Nodes:
         if current is not self._map:
             self._map = current
             self._by_id = {node.node_id: node for node in current.nodes}
+            self._moves = {move.group: move for move in current.moves}
             self._serving = frozenset(n.node_id for n in current.nodes if n.state in _SERVING)
         return current
 
@@ -47,6 +49,17 @@ class Nodes:
         if not placement:
             return ()
         return placement[placement_group_of(SegmentId(segment), len(placement))]
+
+    def places(self, segment: bytes) -> tuple[int, ...]:
+        """Give every node that may hold fragments: the members, and the other side of a move."""
+        members = self.members(segment)
+        if not self.map.moves:
+            return members
+        group = placement_group_of(SegmentId(segment), len(self.map.placement))
+        move = self._moves.get(group)
+        if move is None:
+            return members
+        return (*members, move.source if move.switched else move.target)
 
     def live(self, node: int) -> bool:
         """Tell whether the map calls the node serving and no call to it has just failed."""

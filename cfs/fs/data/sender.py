@@ -58,6 +58,8 @@ class _Plan:
     profile: Profile
     nodes: tuple[int, ...]
     """Where fragment 0, 1, ... go."""
+    epoch: int
+    """Of the map that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +163,12 @@ class Sender:
             sequence += 1
             segment = make_segment_id(session, sequence)
             members = nodes.members(segment)
-            usable = tuple(node for node in members if nodes.writable(node))
+            usable = tuple(node for node in members[: profile.total] if nodes.writable(node))
             if coded and len(usable) == profile.total:
                 self._sequence = sequence
-                return _Plan(segment, profile, usable)
+                return _Plan(segment, profile, usable, nodes.map.epoch)
             if fallback is None and len(usable) >= copies:
-                plan = _Plan(segment, Profile(1, profile.parity), usable[:copies])
+                plan = _Plan(segment, Profile(1, profile.parity), usable[:copies], nodes.map.epoch)
                 fallback = (sequence, plan)
                 if not coded:
                     break
@@ -198,6 +200,7 @@ class Sender:
                 raw_bytes=raw,
                 sealed_bytes=sealed,
                 repair=repair,
+                epoch=plan.epoch,
             )
             try:
                 try:

@@ -128,6 +128,10 @@ class MemoryDirectory:
         self._durable_names = dict(self._names)
         self._pending.clear()
 
+    def device(self) -> str:
+        """See the port."""
+        return f"memory {id(self):x}"
+
     def usage(self) -> tuple[int, int]:
         """See the port."""
         self.touch()

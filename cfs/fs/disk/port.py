@@ -75,6 +75,10 @@ class Directory(Protocol):
         """Make names durable."""
         ...
 
+    def device(self) -> str:
+        """Name the file system it lies on: the same for every directory on it, for no other."""
+        ...
+
     def usage(self) -> tuple[int, int]:
         """Give (total, free) bytes of the file system it lies on, free as non-root sees it."""
         ...

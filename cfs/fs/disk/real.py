@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import stat
 from collections.abc import Sequence
@@ -180,6 +181,11 @@ class RealDirectory:
         """See the port."""
         os.fsync(self._descriptor)
 
+    def device(self) -> str:
+        """See the port."""
+        info = os.fstatvfs(self._descriptor)
+        return f"{_machine()} {os.fstat(self._descriptor).st_dev:x} {info.f_fsid:x}"
+
     def usage(self) -> tuple[int, int]:
         """See the port."""
         info = os.fstatvfs(self._descriptor)
@@ -216,3 +222,12 @@ def _make_directories(path: Path) -> None:
             os.fsync(above)
         finally:
             os.close(above)
+
+
+@functools.cache
+def _machine() -> str:
+    """Name this machine: its machine-id(5), else its host name."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or os.uname().nodename
+    except (OSError, UnicodeDecodeError):
+        return os.uname().nodename

@@ -22,6 +22,12 @@ For meta nodes
     job_runner    runs them while this node leads, saves how far they are
     job_commands  an operator's commands on them
     pace          their bound on bytes a second
+    keeper      starts the jobs that nobody asks for
+    redundancy  repair, drain, rebalance, tidy: plans, batch by batch
+    rewriter    brings segments to the profile in force
+    mover       replaces members of placement groups: copy, switch, seal, prove, drop
+    fragments   what storage nodes hold of whole groups: listed, fetched, proven, dropped
+    node_commands  an operator's commands on nodes, profile and settings
     members     brings this node's Raft groups to what the map says
     vault       wrapped secrets: the authority's key and the volume keys
     office      all of the above, put together for a meta node

@@ -19,6 +19,9 @@ from cfs.core.place.replicas import REPLICAS
 from cfs.core.root.commands import StateChange
 from cfs.core.root.records import NodeRecord
 
+QUEUE_BYTES_BUSY = 4 << 20
+"""More than about one segment's fragments waits: clients are slowed down by the disks."""
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Tunable patience."""
@@ -47,6 +50,18 @@ class Detector:
         self._looked = 0.0
         self._missing: dict[int, float] = {}
         self.beats: dict[int, Beat] = {}
+
+    def patience(self, *, grace_s: float, share_max: float) -> None:
+        """Take what an administrator set."""
+        self._limits = msgspec.structs.replace(self._limits, grace_s=grace_s, share_max=share_max)
+
+    def clients_queue(self) -> bool:
+        """Tell whether clients waited for some node's disks in the last half second."""
+        return any(
+            beat.heartbeat.store is not None
+            and beat.heartbeat.store.queued_bytes > QUEUE_BYTES_BUSY
+            for beat in self.beats.values()
+        )
 
     def begin(self, now: float) -> None:
         """Start over: this node leads from `now` on."""

@@ -100,7 +100,7 @@ class Jobs:
                 kind=kind_name,
                 spec=spec,
                 key=kind.key(spec),
-                rate=kind.rate if rate is None else rate,
+                rate=rate if rate is not None else _default_rate(kind),
                 unit=kind.unit,
                 started_by=started_by,
                 now_ms=self._now_ms(),
@@ -289,6 +289,10 @@ class Jobs:
 
     def _now_ms(self) -> int:
         return self._clock.time_ns() // 1_000_000
+
+
+def _default_rate(kind: JobKind) -> int:
+    return kind.rate if isinstance(kind.rate, int) else kind.rate()
 
 
 def _as_of_now(record: JobRecord, context: JobContext) -> JobRecord:

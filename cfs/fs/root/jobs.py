@@ -86,7 +86,7 @@ class JobKind(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Job, JobContext], Awaitable[dict[str, Any] | None]]
     unit: str = "bytes"
     """bytes, segments, groups...: what `done` and `total` count."""
-    rate: int = 0
+    rate: int | Callable[[], int] = 0
     """Bytes a second unless the operator says otherwise; 0: no bound."""
     key: Callable[[dict[str, Any]], str] = _no_key
     check: Callable[[dict[str, Any]], None] = _any_spec

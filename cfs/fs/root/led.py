@@ -15,10 +15,12 @@ import trio
 
 from cfs.core.errors import CfsError, Retryable
 from cfs.core.root import commands, records
+from cfs.core.root.nodes import read_settings
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import NodeDirectory
 from cfs.fs.root.job_runner import Jobs
+from cfs.fs.root.keeper import Keeper
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.workers import Worker
@@ -41,6 +43,7 @@ class LedRoot:
         placer: Placer,
         collector: Collector,
         jobs: Jobs,
+        keeper: Keeper,
         directory: NodeDirectory,
         threads: Threads,
         worker: Worker,
@@ -50,6 +53,7 @@ class LedRoot:
         self._placer = placer
         self._collector = collector
         self._jobs = jobs
+        self._keeper = keeper
         self._directory = directory
         self._threads = threads
         self._worker = worker
@@ -70,6 +74,7 @@ class LedRoot:
         await self._make_cluster()
         self._detector.begin(trio.current_time())
         self._placer.begin()
+        self._keeper.begin()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_nodes)
             nursery.start_soon(self._collector.run)
@@ -98,10 +103,13 @@ class LedRoot:
         while True:
             await self._guarded(self._look)
             await self._guarded(self._placer.look)
+            await self._guarded(self._keeper.look)
             await trio.sleep(LOOK_S)
 
     async def _look(self) -> None:
         domains_needed = self._replica.cluster().profile.total
+        known = read_settings(self._replica.state)
+        self._detector.patience(grace_s=known.grace_s, share_max=known.share_max)
         now = trio.current_time()
         changes = self._detector.look(now, self._replica.nodes(), domains_needed)
         for change in changes:

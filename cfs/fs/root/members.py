@@ -93,6 +93,7 @@ class Members:
         self._handed_over_at = -HANDOVER_PAUSE_S
         self._refused_at: dict[int, float] = {}
         self._busy: set[int] = set()
+        self._leaving = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconcile until cancelled."""
@@ -106,6 +107,26 @@ class Members:
                     nursery.start_soon(self._take, number, step)
                 self._worker.state = f"changing {len(self._busy)} groups" if self._busy else "idle"
                 await trio.sleep(PERIOD_S)
+
+    async def hand_over(self) -> None:
+        """Hand every group led here to a voter that is up and has caught up; stops reconciling."""
+        self._leaving = True
+        async with trio.open_nursery() as nursery:
+            for number, group in list(self._host.groups.items()):
+                config: Config = group.config
+                if not group.is_leader or not group.machine.config_settled:
+                    continue
+                heirs = caught_up_members(group) & self._up() & frozenset(config.voters)
+                heirs -= {self._me}
+                if heirs:
+                    nursery.start_soon(self._take, number, Step(transfer=min(heirs)))
+
+    def _up(self) -> frozenset[int]:
+        return frozenset(
+            n.node_id
+            for n in self._view.map.nodes
+            if n.state in (NodeState.IN, NodeState.DRAINING, NodeState.JOINING)
+        )
 
     def _create_missing(self) -> None:
         created = 0
@@ -136,11 +157,9 @@ class Members:
     def _due(self) -> list[tuple[int, Step]]:
         due: list[tuple[int, Step]] = []
         now = trio.current_time()
-        up = frozenset(
-            n.node_id
-            for n in self._view.map.nodes
-            if n.state in (NodeState.IN, NodeState.DRAINING, NodeState.JOINING)
-        )
+        up = self._up()
+        if self._leaving:
+            return due
         for wanted in self._view.map.groups:
             group: Group | None = self._host.groups.get(wanted.group)
             if group is None or not group.is_leader or not group.ready:

@@ -17,16 +17,22 @@ from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.fragments import Fragments
 from cfs.fs.root.insight import Insight
 from cfs.fs.root.job_commands import JobCommands
 from cfs.fs.root.job_runner import Jobs
+from cfs.fs.root.keeper import Keeper
 from cfs.fs.root.led import LedRoot
 from cfs.fs.root.members import Members
+from cfs.fs.root.mover import Mover
+from cfs.fs.root.node_commands import NodeCommands
 from cfs.fs.root.paths import Paths
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.ports import Calls, Host
+from cfs.fs.root.redundancy import Redundancy
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.replicas import Replicas
+from cfs.fs.root.rewriter import DataPath, Rewriter
 from cfs.fs.root.scrub import ScrubJob
 from cfs.fs.root.service import RootService
 from cfs.fs.root.status import StatusBuilder
@@ -59,6 +65,7 @@ class RootOffice:
         entropy: Entropy,
         threads: Threads,
         limits: detector.Limits | None = None,
+        data: DataPath | None = None,
     ) -> None:
         node_id, name = member.node_id, member.name
         self.workers = {n: Worker(n, name) for n in ("nodes", "placement", "members", "collector")}
@@ -66,24 +73,34 @@ class RootOffice:
         self.replica = RootReplica(host, view)
         self.detector = Detector(limits)
         self.vault = Vault(home.master_key(), entropy)
+        sweep_of_shards = Sweep(view=view, shards=shards, calls=calls)
         self.collector = Collector(
             replica=self.replica,
             view=view,
             shards=shards,
             calls=calls,
-            sweep=Sweep(view=view, shards=shards, calls=calls),
+            sweep=sweep_of_shards,
             worker=self.workers["collector"],
         )
-        self.jobs = Jobs(node=name, replica=self.replica, clock=clock)
+        self.jobs = Jobs(
+            node=name, replica=self.replica, clock=clock, busy=self.detector.clients_queue
+        )
         """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
         self._register_jobs(view, calls, shards, clock)
         insight = Insight(replica=self.replica, paths=Paths(view=view, shards=shards))
+        fragments = Fragments(view=view, calls=calls, unreferred=sweep_of_shards.unreferred)
+        mover = Mover(replica=self.replica, fragments=fragments)
+        keeper = self._keeper(mover, clock)
+        redundancy = self._redundancy(mover, fragments, keeper, threads)
+        if data is not None:
+            self._register_rewriter(mover, fragments, shards, data)
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
             placer=Placer(self.replica, self.workers["placement"], threads),
             collector=self.collector,
             jobs=self.jobs,
+            keeper=keeper,
             directory=home,
             threads=threads,
             worker=self.workers["nodes"],
@@ -104,14 +121,7 @@ class RootOffice:
                 shards=shards,
                 workers=self._worker_states,
             ),
-            admin=AdminCommands(
-                replica=self.replica,
-                vault=self.vault,
-                clock=clock,
-                entropy=entropy,
-                collect=self.collector.wake,
-                more={**JobCommands(self.jobs).table, **insight.table},
-            ),
+            admin=self._admin(clock, entropy, redundancy, insight),
             clock=clock,
         )
         self.handlers: Mapping[str, Handler] = service.handlers
@@ -138,6 +148,58 @@ class RootOffice:
             await nursery.start(self._led.run)
             await nursery.start(self._members.run)
             task_status.started()
+
+    async def hand_over(self) -> None:
+        """Give every leadership away, before a planned stop: nobody waits for an election."""
+        await self._members.hand_over()
+
+    def _admin(
+        self, clock: WallClock, entropy: Entropy, redundancy: Redundancy, insight: Insight
+    ) -> AdminCommands:
+        return AdminCommands(
+            replica=self.replica,
+            vault=self.vault,
+            clock=clock,
+            entropy=entropy,
+            collect=self.collector.wake,
+            more={
+                **JobCommands(self.jobs).table,
+                **NodeCommands(self.replica, redundancy, self.jobs).table,
+                **insight.table,
+            },
+        )
+
+    def _keeper(self, mover: Mover, clock: WallClock) -> Keeper:
+        return Keeper(
+            replica=self.replica,
+            jobs=self.jobs,
+            mover=mover,
+            detector=self.detector,
+            clock=clock,
+        )
+
+    def _redundancy(
+        self, mover: Mover, fragments: Fragments, keeper: Keeper, threads: Threads
+    ) -> Redundancy:
+        redundancy = Redundancy(
+            replica=self.replica,
+            mover=mover,
+            fragments=fragments,
+            detector=self.detector,
+            threads=threads,
+            usable_disks=keeper.usable_disks,
+        )
+        for kind in redundancy.kinds:
+            self.jobs.register(kind)
+        return redundancy
+
+    def _register_rewriter(
+        self, mover: Mover, fragments: Fragments, shards: Shards, data: DataPath
+    ) -> None:
+        rewriter = Rewriter(
+            replica=self.replica, mover=mover, fragments=fragments, shards=shards, data=data
+        )
+        self.jobs.register(rewriter.kind)
 
     def _worker_states(self) -> list[WorkerStatus]:
         return [w.status() for w in self.workers.values()] + self.jobs.worker_states()

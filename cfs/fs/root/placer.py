@@ -96,7 +96,9 @@ def plan_lists(
         for n in storage
         if n.state != NodeState.IN
     ]
-    return tuple(planner.fill(known.placement, targets, known.profile.total).items())
+    moving = {move.group for move in known.moves}
+    grown = planner.fill(known.placement, targets, known.profile.total)
+    return tuple((group, members) for group, members in grown.items() if group not in moving)
 
 
 def plan_groups(known: ClusterMap) -> tuple[ShardPlacement, ...]:

@@ -17,6 +17,7 @@ from cfs.core.kv import Reader
 from cfs.core.root import commands, records
 from cfs.core.root.commands import AnyCommand
 from cfs.core.root.map import read_map
+from cfs.core.root.nodes import degraded_since
 from cfs.core.root.records import ClusterRecord, NodeRecord
 from cfs.fs.root.ports import Group, Host
 from cfs.fs.root.view import ClusterView
@@ -97,6 +98,10 @@ class RootReplica:
         if record is None:
             raise Unavailable("the cluster is being made")
         return record
+
+    def degraded(self) -> int:
+        """Give the epoch since which segments may have another form than the profile's; or 0."""
+        return degraded_since(self.state)
 
     def nodes(self) -> list[NodeRecord]:
         """Read every node."""

@@ -21,6 +21,9 @@ from cfs.core.kv import Reader
 from cfs.core.place.replicas import REPLICAS, size_of
 from cfs.core.root import findings, records
 from cfs.core.root.findings import FindingState
+from cfs.core.root.jobs import read_jobs
+from cfs.core.root.nodes import read_settings
+from cfs.core.root.records import JobRecord, JobState, SettingsRecord
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
@@ -36,6 +39,10 @@ class Shards(Protocol):
     async def call(self, group: int, method: str, request: Any, *, timeout_s: float) -> Any:
         """Call the leader of a group; raises DeadlineExceeded when there is none."""
         ...
+
+
+NAMES_MAX = 5
+_EXPECTED = (NodeState.IN.value, NodeState.DRAINING.value)
 
 
 class StatusBuilder:
@@ -69,7 +76,14 @@ class StatusBuilder:
         nodes = tuple(self._node_status(now, n) for n in known.nodes)
         troubles = problems(known, nodes, self._silent)
         troubles += open_findings(self._replica.state)
-        notes = notices(known) + refused_reads(nodes)
+        full, filling = watermarks(nodes, read_settings(self._replica.state))
+        troubles += full + repairs(known)
+        notes = (
+            notices(known)
+            + refused_reads(nodes)
+            + filling
+            + stopped_jobs(read_jobs(self._replica.state))
+        )
         totals = self._totals.values()
         return root.Status(
             map=known,
@@ -134,11 +148,19 @@ def problems(
         if 2 * len(down) >= len(group.voters) and group.voters:
             name = "the root group" if group.group == 0 else f"shard {group.group - 1}"
             found.append(f"{name} has no quorum: {len(down)} of {len(group.voters)} replicas down")
+    held = {node_id for members in known.placement for node_id in members}
+    held |= {node_id for group in known.groups for node_id in group.voters}
     found += [
         f"{n.role} node {n.name} ({n.address}) is {n.state}: start it or replace it"
         for n in nodes
-        if n.state in missing
+        if n.state in missing and (n.state == NodeState.DOWN or n.node_id in held)
     ]
+    unheard = [n.name for n in nodes if n.seen_ms_ago is None and n.state in _EXPECTED]
+    if unheard:
+        found.append(
+            f"{len(unheard)} nodes were not heard of since this leader took over "
+            f"({', '.join(unheard[:NAMES_MAX])}): wait a moment"
+        )
     found += [
         f"{n.role} node {n.name} has joined and was not heard of yet: start it at {n.address}"
         for n in nodes
@@ -169,8 +191,65 @@ def refused_reads(nodes: Iterable[NodeStatus]) -> tuple[str, ...]:
     )
 
 
+def watermarks(
+    nodes: Iterable[NodeStatus], settings: SettingsRecord
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Name the disks above the two watermarks: (problems, notices). Full ones are named apart."""
+    critical: list[str] = []
+    warned: list[str] = []
+    for node in nodes:
+        stat = node.heartbeat.store if node.heartbeat is not None else None
+        for disk in stat.disks if stat is not None else ():
+            room = disk.size - disk.reserve
+            used = 1.0 - disk.free / room if room > 0 else 1.0
+            said = f"disk {disk.name} of {node.name} is {100 * used:.0f} % full: "
+            if used >= settings.critical_share:
+                critical.append(said + "delete something or add storage nodes now")
+            elif used >= settings.warn_share:
+                warned.append(said + "add storage before it is full")
+    return tuple(critical), tuple(warned)
+
+
+def repairs(known: ClusterMap) -> tuple[str, ...]:
+    """Say how many placement groups are not whole."""
+    out = {n.node_id for n in known.nodes if n.state == NodeState.OUT}
+    broken = sum(not out.isdisjoint(members) for members in known.placement)
+    if not broken:
+        return ()
+    return (f"{broken} placement groups lack a member that is out: see cfs admin jobs",)
+
+
+def stopped_jobs(jobs: Iterable[JobRecord]) -> tuple[str, ...]:
+    """Name the jobs that wait for an administrator."""
+    return tuple(
+        f"job {j.number} ({j.kind}) failed: {j.last_error}; cfs admin job resume {j.number}, "
+        f"or cancel {j.number}"
+        for j in jobs
+        if j.state == JobState.FAILED
+    )
+
+
 def notices(known: ClusterMap) -> tuple[str, ...]:
     """Name what the cluster's own making limits; it is as healthy as it can be."""
+    return _few_metas(known) + _empty_nodes(known)
+
+
+def _empty_nodes(known: ClusterMap) -> tuple[str, ...]:
+    """Name storage nodes that hold nothing: new ones, drained ones, lost ones."""
+    held = {node_id for members in known.placement for node_id in members}
+    said = {
+        NodeState.IN: "holds nothing yet: cfs admin rebalance",
+        NodeState.DRAINING: "is drained: cfs admin node remove",
+        NodeState.OUT: "is out and everything is elsewhere: start it, or cfs admin node remove",
+    }
+    return tuple(
+        f"storage node {n.name} {said[n.state]}"
+        for n in known.nodes
+        if n.role == Role.STORAGE and n.node_id not in held and n.state in said and held
+    )
+
+
+def _few_metas(known: ClusterMap) -> tuple[str, ...]:
     metas = sum(n.role == Role.META and n.state != NodeState.OUT for n in known.nodes)
     if metas < REPLICAS:
         return (

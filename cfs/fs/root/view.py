@@ -50,6 +50,7 @@ class ClusterView:
         self._wake = trio.Event()
         self._asking: trio.Event | None = None
         self._turn = node_id
+        self._keeping = trio.Lock()
         self._watchers: list[Callable[[ClusterMap], None]] = []
         self.root_leader: int | None = None
         """Who leads the root group, as last heard; a hint."""
@@ -175,19 +176,29 @@ class ClusterView:
             except CfsError as error:
                 _LOG.debug("map_refresh_failed", error=str(error))
 
+    async def hold(self, epoch: int) -> None:
+        """Have a map of at least this epoch, on disk. Raises Unavailable when that cannot be."""
+        self.on_epoch(epoch)
+        if self._map.epoch < epoch:
+            await self.refresh()
+        await self._keep()
+        if self._map.epoch < epoch or (self._save is not None and self._kept < epoch):
+            raise Unavailable(f"the cluster map of epoch {epoch} is not here yet: ask again")
+
     async def _keep(self) -> None:
-        newest = self._map
-        if self._save is None or self._kept >= newest.epoch:
-            return
-        try:
-            if self._threads is None:
-                self._save(newest)
+        async with self._keeping:
+            newest = self._map
+            if self._save is None or self._kept >= newest.epoch:
+                return
+            try:
+                if self._threads is None:
+                    self._save(newest)
+                else:
+                    await self._threads.run(self._save, newest)
+            except OSError as error:
+                _LOG.warning("map_not_saved", error=str(error))
             else:
-                await self._threads.run(self._save, newest)
-        except OSError as error:
-            _LOG.warning("map_not_saved", error=str(error))
-        else:
-            self._kept = newest.epoch
+                self._kept = newest.epoch
 
     async def _ask(self) -> None:
         if self._calls is None:

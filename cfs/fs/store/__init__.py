@@ -1,6 +1,8 @@
 """The storage node: sealed fragments on its disks, and its part of the dedupe index.
 
     service    answers `store.*` over all disks of the node; chooses a disk; keeps disks going
+    transfer   its part in moves: lists, fetches, seals and drops fragments of groups
+    figures    its state and counters
     committer  gathers concurrent changes of a disk into groups that share one sync
     engine     one disk: puts, gets, deletes, checkpoints; faults and space
     jobs       what is asked of a disk, as values

@@ -29,6 +29,8 @@ class Committer:
     def __init__(self, disk: Disk, threads: Threads) -> None:
         self.disk = disk
         self.queued_bytes = 0
+        self._client_bytes = 0
+        self._client_peak = 0
         self._threads = threads
         self._queue: deque[tuple[Put | Delete, trio.Event]] = deque()
         self._arrived = trio.Event()
@@ -41,11 +43,18 @@ class Committer:
             raise Unavailable(f"disk {self.disk.name} is being closed")
         done = trio.Event()
         self.queued_bytes += _size(job)
+        self._client_bytes += _client_size(job)
+        self._client_peak = max(self._client_peak, self._client_bytes)
         self._queue.append((job, done))
         self._arrived.set()
         await done.wait()
         if job.error is not None:
             raise job.error
+
+    def client_peak(self) -> int:
+        """Give the most bytes of clients that waited at once since the last call."""
+        peak, self._client_peak = self._client_peak, self._client_bytes
+        return peak
 
     async def run(self) -> None:
         """Serve the queue until cancelled; what waits then is refused."""
@@ -91,10 +100,15 @@ class Committer:
             raise
         finally:
             self.queued_bytes -= size
+            self._client_bytes -= sum(_client_size(job) for job, _ in group)
             for _, done in group:
                 done.set()
         if self.disk.checkpoint_due or self.disk.damaged:
             self._due.set()
+
+
+def _client_size(job: Put | Delete) -> int:
+    return 0 if isinstance(job, Put) and job.repair else _size(job)
 
 
 def _size(job: Put | Delete) -> int:

@@ -28,7 +28,6 @@ from collections.abc import Sequence
 import lmdb
 
 from cfs.core.errors import CfsError, Corrupt, NoSpace, NotFound, Unavailable
-from cfs.core.ids import SegmentId
 from cfs.core.segment.record import (
     ALIGNMENT,
     HEADER_BYTES_MAX,
@@ -54,9 +53,11 @@ from cfs.fs.store.reclaim import (
     append_or_full,
     bury,
     forget_buried,
+    list_dying,
     list_empty,
     punch_dead,
     remove_volumes,
+    reserve_of,
     sync_volumes,
 )
 from cfs.fs.store.recovery import recover
@@ -64,9 +65,6 @@ from cfs.fs.store.verify import damage_of, is_intact
 from cfs.fs.store.volume import VOLUME_BYTES_MAX, VolumeLog
 from cfs.net.ports import WallClock
 
-RESERVE_BYTES_MIN = 64 << 20
-RESERVE_SHARE = 100
-"""The default reserve is a hundredth of the disk, at least the minimum."""
 FULL_BYTES = 4 << 20
 """Less than the largest fragment above the reserve: the disk is full."""
 
@@ -99,11 +97,7 @@ class Disk:
         self._checkpointing = threading.Lock()
         self._rebuilding = False
         total, _ = directory.usage()
-        self.reserve_bytes = (
-            max(RESERVE_BYTES_MIN, total // RESERVE_SHARE)
-            if reserve_bytes is None
-            else reserve_bytes
-        )
+        self.reserve_bytes = reserve_of(total) if reserve_bytes is None else reserve_bytes
         self._log = VolumeLog(directory, disk_id, volume_bytes_max=volume_bytes_max)
         try:
             self._index = open_index(open_store)
@@ -213,8 +207,12 @@ class Disk:
         """Give the bytes of blocks the logs occupy."""
         return self._log.allocated()
 
+    def device(self) -> str:
+        """Name the file system it lies on."""
+        return self._directory.device()
+
     def room(self) -> tuple[int, int]:
-        """Give (total, free above the reserve, negative when inside it) bytes."""
+        """Give (total, free above the reserve, maybe negative) bytes."""
         total, free = self._directory.usage()
         return total, free + sum(list(self._index.unpunched.values())) - self.reserve_bytes
 
@@ -276,12 +274,7 @@ class Disk:
 
     def _commit(self, puts: Sequence[Put], deletes: Sequence[Delete]) -> None:
         began = self._log.active, self._log.end
-        dying = [
-            Tombstone(SegmentId(segment), index, entry.volume, entry.offset)
-            for delete in deletes
-            for segment in dict.fromkeys(delete.segments)
-            for index, entry in self._index.of_segment(segment)
-        ]
+        dying = list_dying(self._index, deletes)
         fresh, dying_by_repair = self._admit(puts)
         dying += dying_by_repair
         try:

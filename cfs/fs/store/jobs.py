@@ -34,9 +34,13 @@ class Put(msgspec.Struct, kw_only=True):
 
 
 class Delete(msgspec.Struct, kw_only=True):
-    """Segments to delete; `error` tells how it went once `commit` returned."""
+    """Segments to delete, dedupe entries included, and single fragments.
+
+    `error` tells how it went once `commit` returned.
+    """
 
     segments: tuple[bytes, ...]
+    fragments: tuple[tuple[bytes, int], ...] = ()
     error: CfsError | None = None
 
 

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Iterable
 
 from cfs.core.errors import NoSpace, NotFound
+from cfs.core.ids import SegmentId
 from cfs.core.segment.record import (
     TOMBSTONES_MAX,
     Record,
@@ -19,13 +20,27 @@ from cfs.core.segment.record import (
     checksum_blocks,
     encode_tombstones,
 )
-from cfs.fs.store.index import FragmentIndex, Use
+from cfs.fs.store.index import Entry, FragmentIndex, Use
+from cfs.fs.store.jobs import Delete
 from cfs.fs.store.volume import VolumeLog
 
 PUNCHES_MAX = 32
 """Holes to punch while puts wait: 0.15 to 3 ms each of 2 MiB (ext4, mounted with discard)."""
 
 _NOTHING = Use()
+
+
+RESERVE_BYTES_MIN = 64 << 20
+RESERVE_SHARE = 100
+SMALL_SHARE = 8
+
+
+def reserve_of(total: int) -> int:
+    """Give what puts leave free of a disk: a hundredth, at least 64 MiB.
+
+    On a small disk an eighth at most: it would never take anything.
+    """
+    return max(min(RESERVE_BYTES_MIN, total // SMALL_SHARE), total // RESERVE_SHARE)
 
 
 def append_or_full(
@@ -38,6 +53,21 @@ def append_or_full(
         if error.errno != errno.ENOSPC or log.broken:
             raise
         return []
+
+
+def list_dying(index: FragmentIndex, deletes: Iterable[Delete]) -> list[Tombstone]:
+    """Name every fragment that is to be deleted, once."""
+    doomed: dict[tuple[bytes, int], Entry | None] = {}
+    for delete in deletes:
+        for segment in delete.segments:
+            doomed.update({(segment, i): entry for i, entry in index.of_segment(segment)})
+        for segment, number in delete.fragments:
+            doomed[segment, number] = index.get(segment, number)
+    return [
+        Tombstone(SegmentId(segment), number, entry.volume, entry.offset)
+        for (segment, number), entry in doomed.items()
+        if entry is not None
+    ]
 
 
 def bury(log: VolumeLog, index: FragmentIndex, dying: list[Tombstone], now_ns: int) -> None:

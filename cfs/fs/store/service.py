@@ -47,7 +47,8 @@ from cfs.core.ids import CHUNK_ID_BYTES, SEGMENT_ID_BYTES, SegmentId
 from cfs.core.place.group import placement_group_of
 from cfs.core.segment.record import PAYLOAD_BYTES_MAX, aligned, record_length
 from cfs.fs.store.committer import Committer
-from cfs.fs.store.engine import FULL_BYTES, Disk
+from cfs.fs.store.engine import Disk
+from cfs.fs.store.figures import stat_of
 from cfs.fs.store.identity import identify
 from cfs.fs.store.index import Entry, IndexDamaged
 from cfs.fs.store.jobs import Buffer, Delete, Put
@@ -130,46 +131,7 @@ class StorageService:
 
     def stat(self) -> StoreStat:
         """Give state and counters; a few system calls a disk, no waiting."""
-        capacity = free = stored = allocated = index_bytes = fragments = raw = sealed = corrupt = 0
-        full = True
-        warnings = [*self._failed.values()]
-        for committer in self._committers:
-            disk = committer.disk
-            warnings += disk.warnings.values()
-            index = disk.counts()
-            total = index.total
-            fragments += total.fragments
-            stored += total.stored
-            raw += total.raw
-            sealed += total.sealed
-            corrupt += index.corrupt_reads
-            try:
-                size, room = disk.room()
-                allocated += disk.allocated()
-                index_bytes += index.bytes_used()
-            except OSError as error:
-                warnings.append(f"disk {disk.name}: {error}")
-                continue
-            if disk.usable:
-                capacity += size
-                free += max(0, room)
-                if room >= FULL_BYTES:
-                    full = False
-                else:
-                    warnings.append(f"disk {disk.name} is full: delete something or add a disk")
-        return StoreStat(
-            capacity=capacity,
-            free=free,
-            fragments=fragments,
-            stored=stored,
-            allocated=allocated,
-            index_bytes=index_bytes,
-            raw_bytes=raw,
-            sealed_bytes=sealed,
-            corrupt_reads=corrupt,
-            full=full,
-            warnings=tuple(warnings),
-        )
+        return stat_of(self._committers, self._failed.values())
 
     # --- handlers ------------------------------------------------------------------------------
 
@@ -188,8 +150,8 @@ class StorageService:
         segment = SegmentId(request.segment)
         if request.replace and context is not None and context.peer.role != Role.STORAGE:
             raise Refused("only a storage node replaces a fragment")
-        if not request.repair:
-            self._check_placement(segment)
+        if not request.repair or request.epoch:
+            self._check_placement(segment, request.epoch)
         if sum(c.queued_bytes for c in self._committers) + len(payload) > QUEUE_BYTES_MAX:
             raise Unavailable("too many puts wait for the disks: come again")
         committer = self._choose(request, aligned(record_length(len(payload))))
@@ -205,7 +167,7 @@ class StorageService:
             payload=payload if isinstance(payload, bytes) else memoryview(payload),
             replace=request.replace,
         )
-        return _stored(committer, put)
+        return self._stored(committer, put, request.epoch)
 
     def _get(self, _context: Context, request: GetFragment, _payload: Buffer) -> Any:
         _check_segment(request.segment)
@@ -313,17 +275,26 @@ class StorageService:
             reserve_bytes=self._reserve_bytes,
         )
 
-    def _check_placement(self, segment: SegmentId) -> None:
+    async def _stored(self, committer: Committer, put: Put, epoch: int) -> Empty:
+        if not put.repair or epoch:  # again: a seal may have come in between
+            self._check_placement(put.segment, epoch)
+        await committer.carry_out(put)
+        return Empty()
+
+    def _check_placement(self, segment: SegmentId, epoch: int) -> None:
+        """Raise StaleEpoch unless the writer's list of the group and this node's are the same."""
         cluster_map = self._cluster_map()
         if cluster_map is None:
             raise Unavailable("this node has no cluster map yet")
         placement = cluster_map.placement
         if placement:
             group = placement_group_of(segment, len(placement))
-            if self._node_id in placement[group]:
+            since = cluster_map.list_epochs[group] if cluster_map.list_epochs else 0
+            if self._node_id in placement[group] and (epoch >= since or epoch == 0):
                 return
         raise StaleEpoch(
-            f"node {self._node_id} is not a member of the segment's placement group",
+            f"node {self._node_id} is not a member of the segment's placement group, or was not "
+            f"at epoch {epoch}",
             epoch=cluster_map.epoch,
         )
 
@@ -380,11 +351,6 @@ class StorageService:
             length=entry.payload_length,
             age_s=max(0, self._clock.time_ns() - entry.written_ns) // _NS,
         )
-
-
-async def _stored(committer: Committer, put: Put) -> Empty:
-    await committer.carry_out(put)
-    return Empty()
 
 
 async def _attempted(committer: Committer, delete: Delete) -> None:

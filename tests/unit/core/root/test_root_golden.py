@@ -22,10 +22,22 @@ GOLDEN = [
     (records.Counters(), "0198010101010101c201"),
     (
         records.NodeRecord(node=NODE, resting=NodeState.IN),
-        "01929901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696e",
+        "01949901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696ec290",
     ),
     (ShardPlacement(group=1, voters=(1, 2)), "01930192010290"),
-    (records.PlacementRecord(members=(1, 2)), "0191920102"),
+    (records.PlacementRecord(members=(1, 2)), "019392010200c0"),
+    (
+        records.PlacementRecord(
+            members=(1, 2), epoch=3,
+            move=records.MoveRecord(position=1, source=2, target=4, switched=True),
+        ),
+        "01939201020394010204c3",
+    ),
+    (
+        records.SettingsRecord(),
+        ("0196cb4082c00000000000cb3fd5c28f5c28f5c3ce06400000ce03200000cb3fe999999999999acb3fed70a3d7"
+        "0a3d71"),
+    ),
     (
         records.TokenRecord(token_id=b"t", role="meta", expires_ms=1, serial=2),
         "0197c40174a46d6574610102c40000c2",
@@ -60,8 +72,17 @@ def test_records(record: object, stored: str) -> None:
         records.decode(type(record), b"\x7f" + bytes.fromhex(stored)[1:])
 
 
-def test_counters_of_before_jobs_can_be_read() -> None:
-    assert records.decode(records.Counters, bytes.fromhex("0197010101010101c2")).next_job == 1
+OLDER = [
+    (records.Counters(), "0197010101010101c2"),
+    (records.PlacementRecord(members=(1, 2)), "0191920102"),
+    (GOLDEN[2][0], "01929901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696e"),
+]
+"""What earlier versions stored."""
+
+
+@pytest.mark.parametrize(("record", "stored"), OLDER, ids=lambda v: type(v).__name__)
+def test_what_earlier_versions_stored_can_be_read(record: object, stored: str) -> None:
+    assert records.decode(type(record), bytes.fromhex(stored)) == record
 
 
 def test_commands() -> None:
