@@ -5,6 +5,7 @@ limits      every bound of this package and its reason
 fences      which replies may still fill a cache, when leases came and went meanwhile
 router      finds the node that leads a group, and retries what may be retried
 lane        numbers the mutations of one shard, batches them, repeats them until answered
+shard_session  what is known of the session in one shard
 session     leases' terms: opening, renewing, reasserting, giving back; the trust deadline
 cache       attributes and directory entries, valid under a lease only
 dirty       the written but not committed bytes of one file
@@ -24,5 +25,6 @@ locking     flock and byte-range locks
 ranges      allocating, punching, seeking, copying; unnamed files
 paths       path helpers for Python
 instant     what can be answered without waiting
+handover    giving the session, open files and locks to another process
 files       the VFS: all of these in one object
 """

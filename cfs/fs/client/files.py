@@ -15,7 +15,7 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr
 from cfs.fs.client.client import Client
-from cfs.fs.client.instant import Instant
+from cfs.fs.client.handover import Handover
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.listing import Listed
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
@@ -23,7 +23,7 @@ from cfs.fs.client.recall import Recalls
 from cfs.net.ports import WallClock
 
 
-class Files(Instant):
+class Files(Handover):
     """A client of the file system."""
 
     def __init__(

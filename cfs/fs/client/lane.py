@@ -55,16 +55,23 @@ Send = Callable[[meta.Mutate], Awaitable[meta.MutateReply]]
 class Numbers:
     """The numbering of one session in one shard."""
 
-    __slots__ = ("_next", "_open")
+    __slots__ = ("_open", "held", "next")
 
-    def __init__(self) -> None:
-        self._next = 1
+    def __init__(self, first: int = 1) -> None:
+        self.next = first
+        self.held = False
+        """Nothing is to be numbered: another process may go on with the session."""
         self._open: dict[int, None] = {}
+
+    @property
+    def open(self) -> bool:
+        """Tell whether answers are missing."""
+        return bool(self._open)
 
     def take(self, count: int) -> tuple[int, int]:
         """Take `count` numbers; give the first, and that below which all are answered."""
-        first = self._next
-        self._next += count
+        first = self.next
+        self.next += count
         self._open[first] = None
         return first, next(iter(self._open))
 
@@ -180,8 +187,12 @@ class Lane:
             raise from_wire(waiting.result.error)
         return waiting.at, waiting.result
 
+    def resume(self) -> None:
+        """Send what was put in line while nothing was numbered."""
+        self._pump()
+
     def _pump(self) -> None:
-        if not self._queue:
+        if not self._queue or self._numbers.held:
             return
         if self._sent_at:
             if not self._overtake or len(self._sent_at) >= self._limits.in_flight:
@@ -226,7 +237,7 @@ class Lane:
         if not self._overtake:
             await self._gather()
         self._sent_at.pop(0, None)
-        while self._queue:
+        while self._queue and not self._numbers.held:
             batch = self._take()
             first, acked = self._numbers.take(len(batch))
             self._sent_at[first] = trio.current_time()

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from cfs.core.api.cluster import ClusterMap
-from cfs.core.api.meta import Extent
+from cfs.core.api.meta import Extent, Held
 from cfs.fs.data.flow import Run
 
 
@@ -75,4 +75,32 @@ class Kernel(Protocol):
 
     async def invalidate(self, ino: int) -> None:
         """Return once nothing learnt of `ino`, attributes or data, is cached below."""
+        ...
+
+
+class Holder(Protocol):
+    """Who holds leases: the caches."""
+
+    def held(self, shard: int) -> list[Held]:
+        """List the leases held in a shard."""
+        ...
+
+    def lost(self, inos: Iterable[int]) -> None:
+        """Drop what was learnt under the leases on `inos`, except pins."""
+        ...
+
+    def expired(self, shard: int) -> None:
+        """Drop everything learnt from a shard; pins are to be asked for again."""
+        ...
+
+    async def reopened(self, shard: int) -> None:
+        """Ask for pins again: the shard's session is usable after `expired`."""
+        ...
+
+    def pinned(self, ino: int) -> bool:
+        """Tell whether an open file needs the inode."""
+        ...
+
+    def abandoned(self, op: Any) -> None:
+        """Forget what an own operation made stale that took effect when nobody waited for it."""
         ...

@@ -16,8 +16,7 @@ trust of that moment has ended: a kernel below caches no longer than that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
@@ -29,61 +28,18 @@ from cfs.core.ids import Ino, ShardId, group_of, shard_of
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.lane import Lane, Numbers
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.ports import Holder
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.router import Router
+from cfs.fs.client.shard_session import ShardSession
 
 _LOG = structlog.get_logger()
 
 GOODBYE_S = 2.0
+ADOPTED_S = 3.0
+"""Taken for the term of a session that another process opened, until it is known."""
 DROPS_MAX = 4096
 """Leases given back in one renewal."""
-
-
-class Holder(Protocol):
-    """Who holds leases: the caches."""
-
-    def held(self, shard: int) -> list[Held]:
-        """List the leases held in a shard."""
-        ...
-
-    def lost(self, inos: Iterable[int]) -> None:
-        """Drop what was learnt under the leases on `inos`, except pins."""
-        ...
-
-    def expired(self, shard: int) -> None:
-        """Drop everything learnt from a shard; pins are to be asked for again."""
-        ...
-
-    async def reopened(self, shard: int) -> None:
-        """Ask for pins again: the shard's session is usable after `expired`."""
-        ...
-
-    def pinned(self, ino: int) -> bool:
-        """Tell whether an open file needs the inode."""
-        ...
-
-    def abandoned(self, op: Any) -> None:
-        """Forget what an own operation made stale that took effect when nobody waited for it."""
-        ...
-
-
-class ShardSession:
-    """The session in one shard."""
-
-    __slots__ = (
-        "data", "drops", "names", "opening", "parting", "shard", "term_s", "trust_until",
-    )  # fmt: skip
-
-    def __init__(self, shard: int, data: Lane, names: Lane) -> None:
-        self.shard = shard
-        self.data = data
-        self.names = names
-        self.term_s = 0.0
-        self.trust_until = -math.inf
-        self.opening = trio.Lock()
-        self.drops: dict[int, int] = {}
-        self.parting: dict[int, float] = {}
-        """READ leases to give back, and when nothing below can be cached under them any more."""
 
 
 class Session:
@@ -101,6 +57,7 @@ class Session:
         self._shards: dict[int, ShardSession] = {}
         self._nursery: trio.Nursery | None = None
         self._reasserting: set[int] = set()
+        self._numberings: dict[int, Numbers] = {}
         self._over = False
 
     async def start(self, nursery: trio.Nursery, session: int) -> None:
@@ -130,6 +87,38 @@ class Session:
             if scope.cancelled_caught:
                 raise DeadlineExceeded(f"shard {shard}: the session was not renewed in time")
         return state
+
+    # --- from one process to the next: `handover`
+
+    def hold(self) -> bool:
+        """Stop numbering and renewing; False, and no change, while answers are missing."""
+        if any(numbers.open for numbers in self._numberings.values()):
+            return False
+        self._over = True
+        for numbers in self._numberings.values():
+            numbers.held = True
+        return True
+
+    def go_on(self) -> None:
+        """Undo `hold`: what was learnt counts again when the session is renewed."""
+        self._over = False
+        for shard, numbers in self._numberings.items():
+            numbers.held = False
+            state = self._shards[shard]
+            state.data.resume()
+            state.names.resume()
+        self.renew_now()
+
+    def numbering(self) -> dict[int, int]:
+        """Give the next number in every shard in use."""
+        return {shard: numbers.next for shard, numbers in self._numberings.items()}
+
+    def adopt(self, numbering: dict[int, int]) -> None:
+        """Go on numbering where another process stopped, and connect the session again."""
+        for shard, number in numbering.items():
+            state = self._enter(shard, Numbers(number))
+            state.term_s = ADOPTED_S  # opened before: what is pinned is to be said again
+            self._reassert(state)
 
     # --- requests
 
@@ -193,10 +182,10 @@ class Session:
 
     # --- opening
 
-    def _enter(self, shard: int) -> ShardSession:
+    def _enter(self, shard: int, numbers: Numbers | None = None) -> ShardSession:
         assert self._nursery is not None, "start the session first"
         nursery = self._nursery
-        numbers = Numbers()
+        numbers = self._numberings[shard] = numbers or Numbers()
 
         async def send(request: meta.Mutate) -> meta.MutateReply:
             while True:
