@@ -6,7 +6,7 @@ async with open_files(Path("/var/lib/cfs/client")) as files:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cfs.cli.process import Process
 from cfs.core.api import root
 from cfs.core.data.pipeline import Sealer
 from cfs.fs.client.files import Files
+from cfs.fs.client.handover import Handed
 from cfs.fs.client.limits import Limits
 from cfs.fs.data.fetcher import Fetcher
 from cfs.fs.data.nodes import Nodes
@@ -30,8 +31,13 @@ class ClientNode:
         self.files: Files
         self.process = Process(directory, handlers={"client.recall": self._recall}, ports=ports)
 
-    async def start(self, nursery: trio.Nursery) -> Files:
-        """Connect, fetch the volume keys, take a session; the work goes on in `nursery`."""
+    async def start(
+        self, nursery: trio.Nursery, adopt: Callable[[], Awaitable[Handed]] | None = None
+    ) -> Files:
+        """Connect, fetch the volume keys, take a session; the work goes on in `nursery`.
+
+        With `adopt`, called when all else is ready, go on with the session of another process.
+        """
         process = self.process
         section = process.configuration.client
         await nursery.start(process.pool.run)
@@ -72,7 +78,11 @@ class ClientNode:
             name=process.member.name,
             limits=Limits(dirty=section.dirty_bytes, flush_age_s=section.flush_s / 2),
         )
-        await self.files.start(nursery, session=session.session)
+        handed = await adopt() if adopt is not None else None
+        own = session.session if handed is None else handed.session
+        await self.files.start(nursery, session=own)
+        if handed is not None:
+            self.files.take_over(handed)
         return self.files
 
     async def _recall(self, context: object, request: object, payload: object) -> object:

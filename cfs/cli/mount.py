@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import stat
@@ -21,8 +22,10 @@ from cfs.cli.umount import clear_dead
 from cfs.core.errors import FsError, Refused
 from cfs.core.ids import ROOT_INO
 from cfs.fs.client.files import Files
+from cfs.fs.client.handover import Handed
 from cfs.fs.gate.attachment import MountOptions
 from cfs.fs.gate.kernel import mount as kernel_mount
+from cfs.fs.gate.kernel.door import Door, Taken, take
 
 MOUNT_S = 60.0
 BINDINGS = ("kernel", "pyfuse3")
@@ -44,15 +47,21 @@ def mount(
     foreground: Annotated[  # noqa: FBT002
         bool, typer.Option("--foreground", help="Stay; systemd wants that.")
     ] = False,
+    take_over: Annotated[  # noqa: FBT002
+        bool, typer.Option("--take-over", help="Take a live mount over; see cfs remount.")
+    ] = False,
 ) -> None:
     """Mount the file system; returns when it is usable. A dead mount is taken away first."""
-    clear_dead(mountpoint)
-    _check(mountpoint)
+    if not take_over:
+        clear_dead(mountpoint)
+        _check(mountpoint)
     if binding and binding not in BINDINGS:
         raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
     view = View(read_only=read_only, root_squash=root_squash, subdir=subdir)
+    if take_over and (not foreground or binding == "pyfuse3"):
+        raise Refused("--take-over needs --foreground and the kernel binding; use cfs remount")
     if foreground:
-        _serve(directory, mountpoint, view, binding)
+        _serve(directory, mountpoint, view, binding, take_over=take_over)
     else:
         start(mountpoint, directory, view, binding=binding)
         typer.echo(f"mounted {mountpoint}; 'cfs umount {mountpoint}' unmounts")
@@ -104,13 +113,19 @@ def start(mountpoint: Path, directory: Path, view: View, *, binding: str = "") -
         time.sleep(0.05)
 
 
-def _serve(directory: Path, mountpoint: Path, view: View, binding: str) -> None:
+def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_over: bool) -> None:
     binding = binding or configuration_of(directory).client.binding
-    serve_mount = _serving(binding)
+    serve_mount = _serving(binding, directory)
+    taken: list[Taken] = []
+
+    async def adopt() -> Handed:
+        taken.append(await take(directory))
+        processes.claim(directory)
+        return taken[0].state.files
 
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
-        files = await node.start(nursery)
+        files = await node.start(nursery, adopt if take_over else None)
         root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
         subdir = view.subdir.strip("/")
         options = MountOptions(
@@ -119,10 +134,26 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str) -> None:
             root=root,
             root_squash=view.root_squash,
         )
-        await serve_mount(files, str(mountpoint), options=options)
+        if taken:
+            await kernel_mount.serve_mount(
+                files, str(mountpoint), options=options, door=_door(directory), taken=taken[0]
+            )
+        else:
+            await serve_mount(files, str(mountpoint), options=options)
         nursery.cancel_scope.cancel()
 
-    run_until_signal(directory, run, name="client")
+    run_until_signal(directory, run, name="client", claim=not take_over)
+
+
+def _door(directory: Path) -> Door:
+    """Give the way out of this process for its mount."""
+
+    def leave(begin: Callable[[], None]) -> None:
+        (directory / processes.PID_FILE).unlink(missing_ok=True)
+        begin()
+        os._exit(0)
+
+    return Door(directory, leave)
 
 
 async def _root_of(files: Files, path: str) -> int:
@@ -138,12 +169,12 @@ async def _root_of(files: Files, path: str) -> int:
     return attr.ino
 
 
-def _serving(binding: str) -> Callable[..., Awaitable[None]]:
+def _serving(binding: str, directory: Path) -> Callable[..., Awaitable[None]]:
     """Give what serves a mount; only the binding in use is imported."""
     if binding not in BINDINGS:
         raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
     if binding == "kernel":
-        return kernel_mount.serve_mount
+        return functools.partial(kernel_mount.serve_mount, door=_door(directory))
     module = importlib.import_module("cfs.fs.gate.fuse")
     served: Callable[..., Awaitable[None]] = module.serve_mount
     return served

@@ -130,17 +130,20 @@ def run_until_signal(
     main: Callable[[trio.Nursery], Awaitable[None]],
     *,
     name: str,
+    claim: bool = True,
     before_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Run `main(nursery)` until SIGTERM or SIGINT; claims the directory, configures logs.
 
-    `before_stop` then has `BEFORE_STOP_S` to take leave.
+    Without `claim`, `main` does: another process has the directory still. `before_stop` has
+    `BEFORE_STOP_S` to take leave after the signal.
 
     What ends it otherwise is logged, and raised.
     """
     configuration = configuration_of(directory)
     logs.configure(configuration.log, directory)
-    processes.claim(directory)
+    if claim:
+        processes.claim(directory)
     keep_memory()
 
     async def supervise() -> None:

@@ -73,7 +73,7 @@ def alive(pid: int) -> bool:
     return _start_time(pid) is not None
 
 
-def start(arguments: list[str], directory: Path, output: Path) -> int:
+def start(arguments: list[str], directory: Path, output: Path, *, patience_s: float = 20.0) -> int:
     """Start `cfs ARGUMENTS` in the background; its output goes to `output`. Give its id."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as sink:
@@ -84,7 +84,7 @@ def start(arguments: list[str], directory: Path, output: Path) -> int:
             stderr=sink,
             start_new_session=True,
         )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience_s
     while running(directory) != process.pid:
         code = process.poll()
         if code is not None:

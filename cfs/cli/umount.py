@@ -32,10 +32,10 @@ def unmount(mountpoint: Path) -> None:
         return
     if not os.path.ismount(mountpoint):
         raise Refused(f"{mountpoint} is not mounted")
-    daemons = _daemons(mountpoint.absolute())
+    serving = daemons(mountpoint.absolute())
     _detach(mountpoint)
     deadline = time.monotonic() + PATIENCE_S
-    while any(processes.alive(pid) for pid in daemons):
+    while any(processes.alive(pid) for pid, _ in serving):
         if time.monotonic() > deadline:
             raise DeadlineExceeded(
                 f"{mountpoint} is unmounted, but its daemon still stores data; see its log"
@@ -65,7 +65,7 @@ def _detach(mountpoint: Path, *, lazily: bool = False) -> None:
         raise Refused(f"{done.stderr.strip() or f'{mountpoint} cannot be unmounted'}")
 
 
-def _daemons(mountpoint: Path) -> list[int]:
-    """Find the processes that serve a mount point, by their command line."""
+def daemons(mountpoint: Path) -> list[tuple[int, list[bytes]]]:
+    """Find the processes that serve a mount point, by their command line: ids and words."""
     wanted = {b"mount", b"--foreground", os.fsencode(mountpoint)}
-    return [pid for pid, words in processes.command_lines() if wanted <= set(words)]
+    return [(pid, words) for pid, words in processes.command_lines() if wanted <= set(words)]

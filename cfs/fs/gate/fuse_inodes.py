@@ -43,6 +43,19 @@ class Inodes:
                 self._kept.pop(ino, None)
                 self.tainted.discard(ino)
 
+    def counts(self) -> dict[int, int]:
+        """Give how often the kernel was given each inode it has not forgotten."""
+        return dict(self._counts)
+
+    def doubtful(self) -> tuple[int, ...]:
+        """List the inodes the kernel may have pages of."""
+        return tuple(self.tainted | self._kept.keys())
+
+    def restore(self, counts: dict[int, int], tainted: Iterable[int]) -> None:
+        """Take over what another process knew."""
+        self._counts = dict(counts)
+        self.tainted = set(tainted)
+
     def known(self, ino: int) -> bool:
         """Tell whether the kernel may have something of `ino` cached."""
         return ino in self._counts or ino == self._root

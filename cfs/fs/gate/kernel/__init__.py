@@ -16,5 +16,6 @@ signals      whether a caller is being killed
 entries      how long the kernel may keep names
 session      INIT, the read loop, requests that wait, interrupts
 mountpoint   mount(2), or fusermount3 for others than root; the end of a mount
+door         gives a live mount to another process
 mount        serves `Files` at a mount point
 """

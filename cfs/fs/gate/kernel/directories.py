@@ -130,6 +130,10 @@ class Directories(Names):
             said |= _CACHE_DIR
         return message.OPEN_OUT.pack(handle, said, 0)
 
+    def listed(self, handle: int, ino: int) -> None:
+        """Know a directory that another process opened."""
+        self.listings[handle] = _Listing(ino)
+
     def releasedir(self, request: Request) -> Answer:
         """RELEASEDIR."""
         handle = request.fields[0]

@@ -99,6 +99,11 @@ class Entries:
                 await self._tell(parent, late)
         self._drop(parent, given)
 
+    async def over(self) -> None:
+        """Return when no name given before this call counts any more."""
+        untils = [until for names in self._given.values() for until in names.values()]
+        await trio.sleep_until(max(untils, default=0.0))
+
     async def _tell(self, parent: int, names: Collection[bytes]) -> None:
         try:
             await trio.to_thread.run_sync(

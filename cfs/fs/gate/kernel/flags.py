@@ -28,6 +28,7 @@ class Init(IntFlag):
     HANDLE_KILLPRIV_V2 = 1 << 28
     INIT_EXT = 1 << 30
     HAS_EXPIRE_ONLY = 1 << 35
+    HAS_RESEND = 1 << 39
     DIRECT_IO_ALLOW_MMAP = 1 << 36
 
 

@@ -4,10 +4,8 @@ Root calls mount(2); anybody else asks `fusermount3`, which mounts and sends the
 /dev/fuse back over a socket (SCM_RIGHTS). A *guard*, a shell that reads a pipe this process holds,
 takes the mount away when the process dies without having done so: nobody is left with ENOTCONN.
 
-To hand a mount to another process, the descriptor is all that must not be lost: the kernel keeps
-requests that nobody has read, and repeats those that were read but not answered (RESEND, 7.40).
-What the other process must be told is what the kernel holds of us: lookup counts (`fuse_inodes`),
-handles with inode and flags, what INIT agreed on; and the guard's pipe.
+A mount that is handed to another process (`door`) takes along the device and the guard's pipe. The
+kernel keeps requests that nobody has read meanwhile.
 """
 
 from __future__ import annotations
@@ -40,11 +38,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Mountpoint:
     """A mount that this process serves."""
 
-    def __init__(self, path: str, device: int) -> None:
+    def __init__(self, path: str, device: int, *, guard: int | None = None) -> None:
         self.path = path
         self.device = device
         """The open /dev/fuse."""
-        self._guard = _start_guard(path)
+        self.guard = guard
+        """What keeps the guard quiet as long as it is open: a pipe's end."""
+        self._child: subprocess.Popen[bytes] | None = None
+        if guard is None:
+            self._child = _start_guard(path)
+            if self._child is not None and self._child.stdin is not None:
+                self.guard = self._child.stdin.fileno()
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Give what another process needs to go on with the mount: device, guard's pipe."""
+        return (self.device,) if self.guard is None else (self.device, self.guard)
 
     def unmount(self) -> None:
         """Detach the mount if it is there, and end the connection."""
@@ -62,12 +70,16 @@ class Mountpoint:
 
     def dismiss(self) -> None:
         """Let the guard go."""
-        guard, self._guard = self._guard, None
-        if guard is not None and guard.stdin is not None:
-            with contextlib.suppress(OSError):
-                guard.stdin.write(b"\n")
-                guard.stdin.close()
-            guard.wait()
+        guard, self.guard = self.guard, None
+        if guard is None:
+            return
+        with contextlib.suppress(OSError):
+            os.write(guard, b"\n")
+            if self._child is None:
+                os.close(guard)
+        if self._child is not None and self._child.stdin is not None:
+            self._child.stdin.close()
+            self._child.wait()
 
 
 def attach(path: str, options: MountOptions) -> Mountpoint:

@@ -4,23 +4,24 @@
     INVAL_ENTRY  u64 parent, u32 name length, u32 flags; name, NUL
     STORE        u64 ino, u64 offset, u32 size, u32 -; bytes
     DELETE       u64 parent, u64 child, u32 name length, u32 -; name, NUL
+    RESEND       nothing: requests read and not answered are to be read again (since 7.40)
     INC_EPOCH    nothing: every name given before it is looked up again (since 7.44)
 
-All but INC_EPOCH may wait: for pages that are locked, or for the directory's lock, which a request
-that waits for an answer may hold. So they are called from a thread of their own, never from the
-event loop that gives the answers.
+All but the last two may wait: for pages that are locked, or for the directory's lock, which a
+request that waits for an answer may hold. So they are called from a thread of their own, never
+from the event loop that gives the answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from struct import Struct
 
 from cfs.fs.gate.kernel.message import OUT
 
-INVAL_INODE, INVAL_ENTRY, STORE, DELETE, INC_EPOCH = 2, 3, 4, 6, 8
+INVAL_INODE, INVAL_ENTRY, STORE, DELETE, RESEND, INC_EPOCH = 2, 3, 4, 6, 7, 8
 EXPIRE_ONLY = 1
 """Of INVAL_ENTRY (since 7.38): ask again, but throw nothing away."""
 _INODE = Struct("=Qqq")
@@ -73,3 +74,13 @@ class Notifier:
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 os.write(self._device, invalidate_entry(parent, name, EXPIRE_ONLY))
+
+    def drop_attributes(self, inos: Iterable[int]) -> None:
+        """Drop the attributes of inodes; those that are not there need nothing."""
+        for ino in inos:
+            with contextlib.suppress(FileNotFoundError):
+                self.drop(ino, attributes_only=True)
+
+    def resend(self) -> None:
+        """Have requests that were read and not answered come again."""
+        os.write(self._device, _framed(RESEND, b""))

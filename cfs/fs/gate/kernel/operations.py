@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cfs.fs.gate.kernel.door import State
 from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.opcodes import Opcode
 from cfs.fs.gate.kernel.replies import Handler
@@ -11,9 +12,19 @@ from cfs.fs.gate.kernel.spans import Spans
 class Operations(Spans):
     """All handlers."""
 
+    flags = 0
+
+    def restore(self, state: State) -> None:
+        """Go on with what another process gave the kernel below."""
+        self.agreed(state.agreed)
+        self.inodes.restore(state.counts, state.tainted)
+        for handle, ino in state.files.directories:
+            self.listed(handle, ino)
+
     def agreed(self, flags: int) -> None:
         """Take in what kernel and daemon have agreed on."""
         # the kernel lets root pass where a squashed one must not
+        self.flags = flags
         self.entries.enabled = bool(flags & Init.HAS_EXPIRE_ONLY) and not self.callers.squash
 
     def table(self) -> dict[int, Handler]:

@@ -22,7 +22,7 @@ from struct import Struct
 import structlog
 import trio
 
-from cfs.core.errors import CfsError, Malformed
+from cfs.core.errors import CfsError, DeadlineExceeded, Malformed
 from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.flags import Init
@@ -56,7 +56,7 @@ WANTED = (
     | Init.AUTO_INVAL_DATA | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO | Init.ASYNC_DIO
     | Init.PARALLEL_DIROPS | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS
     | Init.DONT_MASK | Init.POSIX_ACL | Init.HANDLE_KILLPRIV_V2 | Init.INIT_EXT
-    | Init.HAS_EXPIRE_ONLY | Init.DIRECT_IO_ALLOW_MMAP
+    | Init.HAS_EXPIRE_ONLY | Init.HAS_RESEND | Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 """Asked for where the kernel has it. AUTO_INVAL_DATA: the kernel asks for attributes, whose life
 ends with the lease, before it reads from its pages. DONT_MASK: an inherited access list counts
@@ -108,11 +108,46 @@ class Session:
         self._view = memoryview(self._buffers[0])
         self._waiting: dict[int, tuple[Request, trio.CancelScope]] = {}
         self._room = trio.Event()
+        self._reading = trio.CancelScope()
+        self._settled = trio.Event()
+        self._dropping = False
         self._nursery: trio.Nursery
 
-    async def serve(self, nursery: trio.Nursery) -> None:
-        """Answer requests until the mount is gone; what waits goes on in `nursery`."""
+    async def serve(self, nursery: trio.Nursery) -> bool:
+        """Answer requests until the mount is gone, or (True) `pause`.
+
+        What waits goes on in `nursery`.
+        """
         self._nursery = nursery
+        with trio.CancelScope() as self._reading:
+            await self._serve()
+        return self._reading.cancelled_caught
+
+    def pause(self) -> None:
+        """Read no more requests until `serve` is called again."""
+        self._reading.cancel()
+
+    async def settle(self, deadline: float) -> None:
+        """Return when no request is under way; waits for locks are dropped, unanswered.
+
+        The kernel must be told to say those again (`Notifier.resend`). Raises DeadlineExceeded:
+        then none was dropped.
+        """
+        while any(r.opcode != Opcode.SETLKW for r, _ in self._waiting.values()):
+            self._settled = trio.Event()
+            with trio.move_on_at(deadline) as scope:
+                await self._settled.wait()
+            if scope.cancelled_caught:
+                raise DeadlineExceeded(f"{len(self._waiting)} requests wait for the cluster")
+        self._dropping = True
+        for _, waits in self._waiting.values():
+            waits.cancel()
+        while self._waiting:
+            self._settled = trio.Event()
+            await self._settled.wait()
+        self._dropping = False
+
+    async def _serve(self) -> None:
         device, buffers = self._device, self._buffers
         looks = served = 0
         while True:
@@ -177,11 +212,13 @@ class Session:
             with scope:
                 self._answer(unique, await work)
                 return
-            self._write(message.refusal(unique, errno.EINTR))
+            if not self._dropping:
+                self._write(message.refusal(unique, errno.EINTR))
         except Exception as error:  # noqa: BLE001 nothing a request does ends the mount
             self._refuse(opcode, unique, error)
         finally:
             del self._waiting[unique]
+            self._settled.set()
             if len(self._waiting) < REQUESTS_MAX:
                 self._room.set()
 
