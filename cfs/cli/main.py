@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from cfs.cli import admin, cluster, down, mount, node, remount, serve, status, umount, up
+from cfs.cli import admin, cluster, down, mount, node, remount, serve, status, sync, umount, up
 from cfs.cli.process import cause_of
 from cfs.core.errors import DeadlineExceeded, Retryable
 
@@ -30,6 +30,7 @@ app.add_typer(admin.app, name="admin")
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)
 app.command("remount")(remount.remount)
+app.command("sync")(sync.sync)
 app.command("status")(status.status)
 app.command("up")(up.up)
 app.command("down")(down.down)

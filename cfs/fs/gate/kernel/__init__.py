@@ -9,6 +9,7 @@ names        handlers of names
 directories  handlers of listings
 contents     handlers of open files
 spans        handlers of locks, holes, seeks and copies, as far as `Files` has them
+controls     CFS's own calls: ioctl
 operations   the table of handlers
 narrowed     tables for mounts of a sub-directory, and without changes
 notify       tells the kernel what to drop

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from cfs.fs.gate.kernel.controls import Controls
 from cfs.fs.gate.kernel.door import State
 from cfs.fs.gate.kernel.flags import Init
 from cfs.fs.gate.kernel.opcodes import Opcode
 from cfs.fs.gate.kernel.replies import Handler
-from cfs.fs.gate.kernel.spans import Spans
 
 
-class Operations(Spans):
+class Operations(Controls):
     """All handlers."""
 
     flags = 0
@@ -63,7 +63,7 @@ class Operations(Spans):
             Opcode.ACCESS: self.unsupported,
             Opcode.CREATE: self.create,
             Opcode.BMAP: self.unsupported,
-            Opcode.IOCTL: self.unsupported,
+            Opcode.IOCTL: self.ioctl,
             Opcode.POLL: self.unsupported,
             Opcode.BATCH_FORGET: self.batch_forget,
             Opcode.FALLOCATE: self.fallocate,

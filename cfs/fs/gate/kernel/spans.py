@@ -82,6 +82,6 @@ class Spans(Contents):
 
     @staticmethod
     def unsupported(request: Request) -> Answer:
-        """ACCESS (the kernel checks), BMAP, IOCTL, POLL: the kernel has its own ways."""
+        """ACCESS (the kernel checks), BMAP, POLL: the kernel has its own ways."""
         del request
         raise FsError(errno.ENOSYS)
