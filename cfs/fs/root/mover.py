@@ -43,11 +43,19 @@ class Mover:
         self._replica = replica
         self._fragments = fragments
         self._turn = trio.Lock()
+        self._lists: tuple[int, list[PlacementRecord]] = (-1, [])
 
     def lists(self) -> list[PlacementRecord]:
-        """Read every placement list."""
+        """Read every placement list; a copy that is the caller's.
+
+        Kept until placement changes: reading 1024 records takes some milliseconds.
+        """
         state = self._replica.state
-        return records.get_all(state, PlacementRecord, records.PLACEMENT_PREFIX)
+        epoch = records.get_counters(state).placement_epoch
+        if self._lists[0] != epoch:
+            found = records.get_all(state, PlacementRecord, records.PLACEMENT_PREFIX)
+            self._lists = epoch, found
+        return list(self._lists[1])
 
     def open_moves(self) -> _Moves:
         """Read the moves that are under way, by group."""
