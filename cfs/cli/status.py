@@ -190,9 +190,14 @@ def _plain_node(node: NodeStatus) -> dict[str, Any]:
     beat = node.heartbeat
     plain["heartbeat"] = _named(beat) if beat else None
     if beat:
-        plain["heartbeat"]["store"] = _named(beat.store) if beat.store else None
+        plain["heartbeat"]["store"] = _plain_store(beat.store) if beat.store else None
         plain["heartbeat"]["groups"] = [_named(g) for g in beat.groups]
     return plain
+
+
+def _plain_store(store: StoreStat) -> dict[str, Any]:
+    disks = [{**_named(d), "disk_id": d.disk_id.hex()} for d in store.disks]
+    return {**_named(store), "disks": disks}
 
 
 def _named(value: msgspec.Struct) -> dict[str, Any]:

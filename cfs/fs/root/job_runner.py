@@ -221,7 +221,7 @@ class Jobs:
                 _LOG.exception("job_broken", job=record.number)
             else:
                 end = JobState.DONE
-                context.last_error = ""
+                context.last_error = context.message = ""
             while not await self._save(running, end=end, result=result):  # noqa: ASYNC110 - a retry
                 await trio.sleep(RETRY_S_MIN)
             _LOG.info("job_end", job=record.number, state=end, result=result)

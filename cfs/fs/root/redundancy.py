@@ -129,7 +129,6 @@ class Redundancy:
             if node.node_id not in r.members and node.node_id not in parties.get(n, ())
         ]
         stays = 0
-        context.total = len(foreign)
         for start in range(0, len(foreign), BATCH_GROUPS):
             groups = foreign[start : start + BATCH_GROUPS]
             members = {g: lists[g].members for g in groups}

@@ -178,22 +178,16 @@ class Transfers:
         return Fetched(digest=digest, copied=len(payload))
 
     async def _read_back(self, wanted: Fetch) -> bytes:
-        """Read a fragment from the disk and check it; empty when it is not here, or not sound."""
+        """Read a fragment from the disk, past its cache; empty when it is not here and sound."""
         for committer in self._committers():
             disk = committer.disk
             if not disk.usable:
                 continue
-            found = disk.find(wanted.segment, wanted.index)
-            if found is None:
+            if disk.find(wanted.segment, wanted.index) is None:
                 continue
-            length = found[1].payload_length
-            try:
-                entry, _ = await self._threads.run(
-                    disk.read, wanted.segment, wanted.index, 0, length
-                )
-            except (NotFound, Corrupt):
-                continue
-            return digest_of(entry)
+            entry, said = await self._threads.run(disk.damage_of, wanted.segment, wanted.index)
+            if entry is not None and not said:
+                return digest_of(entry)
         return b""
 
     async def _obtain(self, wanted: Fetch) -> Buffer:
