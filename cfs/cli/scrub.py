@@ -59,6 +59,20 @@ def scrub(
         _show(ask_admin(directory, "findings", {"files": True}), empty="nothing is wrong")
 
 
+def fsck(
+    repair: Annotated[  # noqa: FBT002
+        bool, typer.Option("--repair/--report", help="Put right what is safe to, or only report.")
+    ] = False,
+    detach: Detach = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+    directory: Directory = ADMIN,
+) -> None:
+    """Check the namespace: names, link counts, orphans, parents, extents, totals."""
+    start_and_follow(directory, "fsck", {"repair": repair}, as_json=as_json, detach=detach)
+    if not as_json and not detach:
+        _show(ask_admin(directory, "findings"), empty="nothing is wrong")
+
+
 def findings(
     directory: Directory = ADMIN,
     every: Annotated[bool, typer.Option("--all", help="Also what is over.")] = False,  # noqa: FBT002

@@ -5,6 +5,8 @@ commands      what stands in the log; encoding
 results       what each command results in; encoding
 read          pure reads: lookup, attributes, listings, layouts, what workers need
 queries       what one meta node asks a shard's leader, answered from its state
+check         what fsck asks: entries and inodes, page by page, whether files are whole
+mending       what fsck puts right
 conflict      what an operation would touch: leases to recall, names to latch, shards
 keys          how every record is keyed
 records       what every record holds, byte for byte; versions and migration

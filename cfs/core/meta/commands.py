@@ -21,6 +21,8 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     TxnDecide     Decided           coordinator: settle the outcome, once
     TxnFinish     Finished          apply or drop this shard's part
     TxnForget     Done              every part is finished
+    Mend          Done              fsck: counts of an inode are right again
+    DropEntry     Done              fsck: a name that leads nowhere is gone
 """
 
 from __future__ import annotations
@@ -291,6 +293,27 @@ class TxnForget(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     answer: OpResult | None = None
 
 
+class Mend(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="mend"):
+    """Set the counts of an inode to what fsck found, if it is still as it was found.
+
+    `size` counts for directories only: their number of entries. Without links it is an orphan.
+    """
+
+    ino: int
+    nlink_was: int
+    size_was: int
+    nlink: int
+    size: int
+
+
+class DropEntry(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="dropentry"):
+    """Remove a name whose inode does not exist."""
+
+    parent: int
+    name: bytes
+    ino: int
+
+
 Command: TypeAlias = (
     ClientOps
     | InitShard
@@ -309,6 +332,8 @@ Command: TypeAlias = (
     | TxnDecide
     | TxnFinish
     | TxnForget
+    | Mend
+    | DropEntry
 )
 
 

@@ -6,6 +6,7 @@ the collector; what makes collection safe are the commands `Condemn` and `Standi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from cfs.core.api.scrub import Chunk
 from cfs.core.errors import Malformed
 from cfs.core.ids import SEGMENT_ID_BYTES
 from cfs.core.kv import Reader, prefix_end
-from cfs.core.meta import keys, read
+from cfs.core.meta import check, keys, read
 from cfs.core.meta.records import ENTRIES
 
 SEGMENTS_MAX = 4096
@@ -118,7 +119,10 @@ class Found(msgspec.Struct, frozen=True, array_like=True):
     after: bytes
 
 
-Query = Candidates | Unreferred | Referred | Referrers | Name | Names
+Query = (
+    Candidates | Unreferred | Referred | Referrers | Name | Names
+    | check.EntryPage | check.InodePage | check.EntriesOf
+)  # fmt: skip
 _QUERY: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Query)
 _SEGMENTS = msgspec.msgpack.Decoder(Segments)
 
@@ -168,8 +172,9 @@ def answer(kv: Reader, query: bytes) -> bytes:
         return _ENCODER.encode(Inos(_referrers(kv, asked)))
     if isinstance(asked, Name):
         return _ENCODER.encode(_name(kv, asked))
-    if isinstance(asked, Names):
-        return _ENCODER.encode(_names(kv, asked))
+    special = _ANSWERS.get(type(asked))
+    if special is not None:
+        return _ENCODER.encode(special(kv, asked))
     if isinstance(asked, Candidates):
         limit = min(max(asked.limit, 0), SEGMENTS_MAX)
         segments = read.candidates(kv, limit, asked.after)
@@ -257,3 +262,14 @@ def _name(kv: Reader, asked: Name) -> Named:
         if number >= LISTED_MAX:
             break
     return Named(b"", inode.parent)
+
+
+_ANSWERS: dict[type, Callable[[Reader, Any], Any]] = {
+    Referred: lambda kv, asked: References(_referred(kv, asked)),
+    Referrers: lambda kv, asked: Inos(_referrers(kv, asked)),
+    Name: _name,
+    Names: _names,
+    check.EntryPage: check.entry_rows,
+    check.InodePage: check.inode_rows,
+    check.EntriesOf: check.missing,
+}

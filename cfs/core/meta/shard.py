@@ -18,6 +18,7 @@ from cfs.core.ids import ROOT_INO, serial_of
 from cfs.core.kv import Writer
 from cfs.core.meta import (
     collection,
+    mending,
     namespace,
     orphans,
     packing,
@@ -30,9 +31,11 @@ from cfs.core.meta.commands import (
     ClientOps,
     Collected,
     Condemn,
+    DropEntry,
     DropLeases,
     ExpireSession,
     InitShard,
+    Mend,
     OpenSession,
     Pack,
     Reclaim,
@@ -105,6 +108,8 @@ _RUN: dict[type[Any], Callable[[Draft, Any], Any]] = {
     TxnDecide: transactions.decide,
     TxnFinish: transactions.finish,
     TxnForget: transactions.forget,
+    Mend: mending.mend,
+    DropEntry: mending.drop_entry,
 }
 
 

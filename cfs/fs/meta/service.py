@@ -25,6 +25,7 @@ from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
 from cfs.fs.meta.led import LedShard, MustWaitError, not_led
 from cfs.fs.meta.mutation import Mutations
+from cfs.fs.meta.participant import NOBODY
 from cfs.fs.meta.reaper import reap
 from cfs.fs.meta.transact import Transactions
 from cfs.net.handlers import Context, Handler
@@ -282,6 +283,9 @@ class MetaService:
                 result = await participant.decide(led, command)
             case commands.TxnFinish():
                 result = await participant.finish(led, command)
+            case commands.Mend(ino=ino) | commands.DropEntry(parent=ino):
+                await led.recalls.clear(NOBODY, (ino,))
+                _, (result,) = await led.propose(command)
             case _:
                 _, (result,) = await led.propose(command)
         return InternalReply(result=results.encode_result(result))

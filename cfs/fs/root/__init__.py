@@ -28,6 +28,13 @@ For meta nodes
     mover       replaces members of placement groups: copy, switch, seal, prove, drop
     fragments   what storage nodes hold of whole groups: listed, fetched, proven, dropped
     node_commands  an operator's commands on nodes, profile and settings
+    scrub         the job that has everything verified
+    stripes       walks all segments, has each proved
+    replicas      compares metadata replicas
+    fsck          the job that has the namespace checked
+    ancestry      whether directories lead to the root
+    insight       an operator's questions
+    paths         names of inodes, inodes of names
     members     brings this node's Raft groups to what the map says
     vault       wrapped secrets: the authority's key and the volume keys
     office      all of the above, put together for a meta node

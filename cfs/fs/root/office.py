@@ -18,6 +18,7 @@ from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import Membership, NodeDirectory
 from cfs.fs.root.fragments import Fragments
+from cfs.fs.root.fsck import FsckJob
 from cfs.fs.root.insight import Insight
 from cfs.fs.root.job_commands import JobCommands
 from cfs.fs.root.job_runner import Jobs
@@ -140,6 +141,9 @@ class RootOffice:
             replicas=Replicas(view=view, calls=calls),
         )
         self.jobs.register(scrub.kind)
+        paths = Paths(view=view, shards=shards)
+        fsck = FsckJob(replica=self.replica, view=view, shards=shards, paths=paths, clock=clock)
+        self.jobs.register(fsck.kind)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run everything until cancelled."""
