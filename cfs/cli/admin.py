@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cfs.cli import admin_node, jobs, scrub
+from cfs.cli import admin_node, events, jobs, scrub
 from cfs.cli.cluster import parse_profile
 from cfs.cli.configuration import ConfigurationError
 from cfs.cli.jobs import ADMIN, Detach, Directory, Json, MaxRate, ask_admin, start_and_follow
@@ -25,6 +25,7 @@ app.add_typer(jobs.app, name="job")
 app.command("scrub")(scrub.scrub)
 app.command("findings")(scrub.findings)
 app.command("fsck")(scrub.fsck)
+app.command("events")(events.events)
 app.add_typer(admin_node.app, name="node")
 profile_app = typer.Typer(help="Show or change the erasure profile.", no_args_is_help=True)
 app.add_typer(profile_app, name="profile")

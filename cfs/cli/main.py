@@ -11,7 +11,21 @@ import sys
 
 import typer
 
-from cfs.cli import admin, cluster, down, mount, node, remount, serve, status, sync, umount, up
+from cfs.cli import (
+    admin,
+    cluster,
+    debug,
+    down,
+    explain,
+    mount,
+    node,
+    remount,
+    serve,
+    status,
+    sync,
+    umount,
+    up,
+)
 from cfs.cli.process import cause_of
 from cfs.core.errors import DeadlineExceeded, Retryable
 
@@ -26,12 +40,14 @@ app = typer.Typer(
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(serve.app, name="serve")
+app.add_typer(debug.app, name="debug")
 app.add_typer(admin.app, name="admin")
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)
 app.command("remount")(remount.remount)
 app.command("sync")(sync.sync)
 app.command("status")(status.status)
+app.command("explain")(explain.explain)
 app.command("up")(up.up)
 app.command("down")(down.down)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import meta, moving, root, scrub, store
+from cfs.core.api import insight, meta, moving, root, scrub, store
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -104,6 +104,8 @@ METHODS: tuple[Method, ...] = (
     _row(29, "meta.lockwait", meta.LockWait, meta.LockWaitReply, _USERS, idempotent=True),
     _row(30, "meta.session", meta.OpenSession, meta.OpenSessionReply, _USERS, idempotent=True),
     _row(31, "meta.renew", meta.Renew, meta.RenewReply, _USERS, idempotent=True),
+    _row(32, "meta.holders", insight.GetHolders, insight.GetHoldersReply, _metas | {_ADMIN},
+         idempotent=True),
     # between meta nodes
     _row(40, "raft.messages", RaftMessages, _E, _metas, idempotent=True),
     _row(41, "raft.snapshot", SnapshotChunk, _E, _metas, idempotent=True),

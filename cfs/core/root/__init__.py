@@ -7,6 +7,7 @@ nodes     the part of the machine that changes nodes, placement and sessions
 rounds    the part of the machine that numbers and remembers garbage rounds
 moves     the part of the machine that replaces members of placement groups
 jobs      the part of the machine that remembers long operations
+events    what happened: most of it follows from commands
 findings  the part of the machine that remembers what scrub found
 map       how the records are read back as the cluster map
 """

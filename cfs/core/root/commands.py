@@ -99,6 +99,7 @@ class RevokeCertificates(Command, frozen=True, kw_only=True, tag="revoke"):
     """Refuse these serials from now on. Value: how many were not refused before."""
 
     serials: tuple[int, ...]
+    now_ms: int = 0
 
 
 class StateChange(msgspec.Struct, frozen=True, array_like=True):
@@ -115,6 +116,7 @@ class SetStates(Command, frozen=True, kw_only=True, tag="states"):
     """Change node states: all, or none when one does not hold any more."""
 
     changes: tuple[StateChange, ...]
+    now_ms: int = 0
 
 
 class SetNode(Command, frozen=True, kw_only=True, tag="node"):
@@ -125,6 +127,7 @@ class SetNode(Command, frozen=True, kw_only=True, tag="node"):
     port: int | None = None
     domain: str | None = None
     weight: float | None = None
+    now_ms: int = 0
 
 
 class Place(Command, frozen=True, kw_only=True, tag="place"):
@@ -135,6 +138,7 @@ class Place(Command, frozen=True, kw_only=True, tag="place"):
 
     placement_epoch: int
     lists: tuple[tuple[int, tuple[int, ...]], ...]
+    now_ms: int = 0
 
 
 class PlaceGroups(Command, frozen=True, kw_only=True, tag="groups"):
@@ -142,6 +146,7 @@ class PlaceGroups(Command, frozen=True, kw_only=True, tag="groups"):
 
     placement_epoch: int
     groups: tuple[ShardPlacement, ...]
+    now_ms: int = 0
 
 
 class SetDisks(Command, frozen=True, kw_only=True, tag="disks"):
@@ -164,6 +169,7 @@ class RemoveNode(Command, frozen=True, kw_only=True, tag="remove"):
     """
 
     node_id: int
+    now_ms: int = 0
 
 
 class Whole(Command, frozen=True, kw_only=True, tag="whole"):
@@ -176,6 +182,7 @@ class SetProfile(Command, frozen=True, kw_only=True, tag="profile"):
     """Write by another erasure profile from now on. Refused while there are too few domains."""
 
     profile: Profile
+    now_ms: int = 0
 
 
 class Set(Command, frozen=True, kw_only=True, tag="set"):
@@ -183,6 +190,7 @@ class Set(Command, frozen=True, kw_only=True, tag="set"):
 
     name: str
     value: float
+    now_ms: int = 0
 
 
 class Replacement(msgspec.Struct, frozen=True, array_like=True):
@@ -243,6 +251,7 @@ class AddVolumeKey(Command, frozen=True, kw_only=True, tag="key"):
 
     version: int
     blob: bytes
+    now_ms: int = 0
 
 
 class RotateAuthority(Command, frozen=True, kw_only=True, tag="authority"):
@@ -257,6 +266,7 @@ class RotateAuthority(Command, frozen=True, kw_only=True, tag="authority"):
     ca_bundle: bytes
     next_blob: bytes = b""
     """Wrapped authority that is to issue next; empty: none."""
+    now_ms: int = 0
 
 
 class OpenRound(Command, frozen=True, kw_only=True, tag="open"):
@@ -335,6 +345,14 @@ class NoteFindings(Command, frozen=True, kw_only=True, tag="found"):
     now_ms: int
 
 
+class NoteEvent(Command, frozen=True, kw_only=True, tag="event"):
+    """Remember that something happened that no other command says."""
+
+    kind: str
+    text: str
+    now_ms: int = 0
+
+
 class CloseFindings(Command, frozen=True, kw_only=True, tag="unfound"):
     """A whole look at these kinds that began at `before_ms` did not find the others again.
 
@@ -350,7 +368,7 @@ AnyCommand = (
     CreateCluster | MintToken | RevokeToken | Admit | IssueCertificate | RevokeCertificates
     | SetStates | SetNode | Place | PlaceGroups | IssueSessions | PutSecret | AddVolumeKey
     | RotateAuthority | OpenRound | AdvanceRound | RoundDeleted | CloseRound
-    | StartJob | ReportJob | ControlJob | NoteFindings | CloseFindings
+    | StartJob | ReportJob | ControlJob | NoteFindings | CloseFindings | NoteEvent
     | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
     | TurnMoves | EndMoves
 )  # fmt: skip

@@ -20,7 +20,7 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, findings, jobs, moves, nodes, records, rounds
+from cfs.core.root import commands, events, findings, jobs, moves, nodes, records, rounds
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -51,7 +51,9 @@ class RootMachine:
                 kv.get(records.CLUSTER_KEY) is None
             ):
                 raise Refused("the cluster is not made yet")
-            return Result(value=_APPLY[type(decoded)](kv, decoded))
+            value = _APPLY[type(decoded)](kv, decoded)
+            events.follow(kv, decoded, value)
+            return Result(value=value)
         except CfsError as error:
             return Result(error=error)
 
@@ -336,6 +338,7 @@ _APPLY: dict[type, Any] = {
     commands.CloseRound: rounds.close,
     commands.NoteFindings: findings.note,
     commands.CloseFindings: findings.close,
+    commands.NoteEvent: events.note_event,
     commands.StartJob: jobs.start,
     commands.ReportJob: jobs.report,
     commands.ControlJob: jobs.control,

@@ -13,6 +13,7 @@ with a default). Keys, all big endian:
     "k" name                  SecretRecord      wrapped under the master key; opaque here
     "o" round u64             RoundRecord
     "j" job u64               JobRecord
+    "e" number u64            EventRecord       see `events`, which also owns "E"
     "f" key of the object     FindingRecord     see `findings`, which also owns "F"
     "S"                       SettingsRecord    what is not there has its default
     "R"                       DegradedRecord    not there: every segment has the profile's form

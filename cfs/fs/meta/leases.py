@@ -138,6 +138,10 @@ class LeaseTable:
         """List the sessions other than `but` that hold READ."""
         return [s for s in self._readers.get(ino, ()) if s != but]
 
+    def openers(self, ino: int) -> list[int]:
+        """List the sessions that pin the inode."""
+        return list(self._openers.get(ino, ()))
+
     def free(self, ino: int, session: int) -> bool:
         """Tell whether no other session reads the inode, or is about to change it."""
         others = self._pending.get(ino, ())

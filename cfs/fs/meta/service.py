@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from cfs.core.api import meta
+from cfs.core.api.insight import GetHolders
 from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
@@ -21,6 +22,7 @@ from cfs.core.errors import Malformed, Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
 from cfs.fs.meta import lock_graph, participant
+from cfs.fs.meta.holders import holders
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
 from cfs.fs.meta.led import LedShard, MustWaitError, not_led
@@ -73,6 +75,7 @@ class MetaService:
             "meta.session": self._session,
             "meta.renew": self._renew,
             "meta.internal": self._internal,
+            "meta.holders": self._holders,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -269,6 +272,11 @@ class MetaService:
             if not led[0].renew(request.session, context.peer, drop):
                 unknown.append(shard)
         return meta.RenewReply(not_led=tuple(not_here), unknown=tuple(unknown))
+
+    async def _holders(self, _context: Context, request: GetHolders, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        await led.group.read_barrier()
+        return holders(led, request.ino)
 
     async def _internal(self, _context: Context, request: Internal, _payload: Any) -> InternalReply:
         led = self.led(shard_of_group(GroupId(request.group)))

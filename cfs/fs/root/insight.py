@@ -1,6 +1,8 @@
 """An operator's questions about the cluster (`root.admin`): names, arguments, answers.
 
 findings   all?, files?     -> findings, overflow   open ones; `files`: who is at risk
+events     after?, limit?   -> events, last         oldest first; by default the latest
+explain    path             -> what `explain` gives
 resolve    path             -> ino, directory
 """
 
@@ -8,13 +10,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from cfs.core.errors import CfsError, Malformed
-from cfs.core.root import findings
+from cfs.core.root import events, findings
 from cfs.core.root.findings import FindingState
 from cfs.fs.root.admin import Command
+from cfs.fs.root.explain import Explainer
 from cfs.fs.root.paths import Paths, is_directory
 from cfs.fs.root.replica import RootReplica
 
+EVENTS_MAX = 1000
 FILES_OF_EACH = 20
 FILES_OF_FINDINGS_MAX = 50
 """Findings whose files are looked up in one answer."""
@@ -23,11 +29,14 @@ FILES_OF_FINDINGS_MAX = 50
 class Insight:
     """Answers them."""
 
-    def __init__(self, *, replica: RootReplica, paths: Paths) -> None:
+    def __init__(self, *, replica: RootReplica, paths: Paths, explainer: Explainer) -> None:
+        self._explainer = explainer
         self._replica = replica
         self._paths = paths
         self.table = {
             "findings": Command(self._findings, frozenset({"all", "files"})),
+            "events": Command(self._events, frozenset({"after", "limit"})),
+            "explain": Command(self._explain, frozenset({"path"})),
             "resolve": Command(self._resolve, frozenset({"path"})),
         }
 
@@ -54,6 +63,18 @@ class Insight:
             rows.append(row)
         await self._name(rows)
         return {"findings": rows, "overflow": findings.overflow(state)}
+
+    async def _events(self, arguments: dict[str, Any], _by: str) -> dict[str, Any]:
+        state = self._replica.state
+        last = events.last_number(state)
+        limit = min(int(arguments.get("limit", 50)), EVENTS_MAX)
+        after = int(arguments.get("after", max(0, last - limit)))
+        found = events.read_events(state, after, limit)
+        return {"events": [msgspec.structs.asdict(e) for e in found], "last": last}
+
+    async def _explain(self, arguments: dict[str, Any], by: str) -> dict[str, Any]:
+        found = await self._resolve(arguments, by)
+        return await self._explainer.explain(found["ino"])
 
     async def _inos(self, segment: bytes) -> list[Any]:
         try:

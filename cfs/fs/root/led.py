@@ -72,6 +72,7 @@ class LedRoot:
 
     async def _lead(self) -> None:
         await self._make_cluster()
+        await self._guarded(self._tell)
         self._detector.begin(trio.current_time())
         self._placer.begin()
         self._keeper.begin()
@@ -79,6 +80,11 @@ class LedRoot:
             nursery.start_soon(self._watch_nodes)
             nursery.start_soon(self._collector.run)
             nursery.start_soon(self._jobs.run)
+
+    async def _tell(self) -> None:
+        name = self._directory.membership().name
+        await self._replica.propose(commands.NoteEvent(kind="leader", text=f"{name} leads the root"
+                                                       " group"))  # fmt: skip
 
     async def _make_cluster(self) -> None:
         genesis = await self._threads.run(self._directory.genesis)

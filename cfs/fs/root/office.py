@@ -17,6 +17,7 @@ from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.directory import Membership, NodeDirectory
+from cfs.fs.root.explain import Explainer
 from cfs.fs.root.fragments import Fragments
 from cfs.fs.root.fsck import FsckJob
 from cfs.fs.root.insight import Insight
@@ -71,7 +72,7 @@ class RootOffice:
         node_id, name = member.node_id, member.name
         self.workers = {n: Worker(n, name) for n in ("nodes", "placement", "members", "collector")}
         """More workers of this process may be added; they show in the status while it leads."""
-        self.replica = RootReplica(host, view)
+        self.replica = RootReplica(host, view, now_ms=lambda: clock.time_ns() // 1_000_000)
         self.detector = Detector(limits)
         self.vault = Vault(home.master_key(), entropy)
         sweep_of_shards = Sweep(view=view, shards=shards, calls=calls)
@@ -88,7 +89,9 @@ class RootOffice:
         )
         """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
         self._register_jobs(view, calls, shards, clock)
-        insight = Insight(replica=self.replica, paths=Paths(view=view, shards=shards))
+        paths = Paths(view=view, shards=shards)
+        explainer = Explainer(view=view, calls=calls, shards=shards, paths=paths)
+        insight = Insight(replica=self.replica, paths=paths, explainer=explainer)
         fragments = Fragments(view=view, calls=calls, unreferred=sweep_of_shards.unreferred)
         mover = Mover(replica=self.replica, fragments=fragments)
         keeper = self._keeper(mover, clock)

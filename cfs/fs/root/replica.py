@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from cfs.core.api.cluster import ClusterMap
@@ -28,7 +29,10 @@ POLL_S = 0.2
 class RootReplica:
     """The root group as this node has it."""
 
-    def __init__(self, host: Host, view: ClusterView) -> None:
+    def __init__(
+        self, host: Host, view: ClusterView, *, now_ms: Callable[[], int] = lambda: 0
+    ) -> None:
+        self._now_ms = now_ms
         self._host = host
         self._view = view
         self._seen_index = -1
@@ -87,6 +91,8 @@ class RootReplica:
         follows from it is in the view on return.
         """
         group = self.require(made=not isinstance(command, commands.CreateCluster))
+        if getattr(command, "now_ms", None) == 0:
+            command = msgspec.structs.replace(command, now_ms=self._now_ms())
         _index, result = await group.propose(commands.encode(command))
         self.sync()
         assert isinstance(result, commands.Result)

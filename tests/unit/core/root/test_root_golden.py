@@ -87,5 +87,7 @@ def test_what_earlier_versions_stored_can_be_read(record: object, stored: str) -
 
 def test_commands() -> None:
     command = commands.Place(placement_epoch=4, lists=((0, (1, 2)),))
-    assert commands.encode(command).hex() == "0193a5706c61636504919200920102"
+    assert commands.encode(command).hex() == "0194a5706c6163650491920092010200"
+    before = bytes.fromhex("0193a5706c61636504919200920102")  # when it did not say when
+    assert commands.decode(before) == command
     assert commands.decode(commands.encode(command)) == command

@@ -1,0 +1,28 @@
+"""Messages that tell operators what is going on in a node."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GetHolders(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Ask a shard's leader who holds what on an inode."""
+
+    shard: int
+    ino: int
+
+
+class HolderInfo(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A client and what it holds; `silent_s`: since it last renewed, -1 where that is not known."""
+
+    session: int
+    name: str
+    holds: str
+    silent_s: float = -1.0
+
+
+class GetHoldersReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Everybody with a lease, a pin or a lock, and what a read would wait for now."""
+
+    holders: tuple[HolderInfo, ...]
+    waits: tuple[str, ...] = ()
