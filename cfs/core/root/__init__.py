@@ -1,6 +1,8 @@
 """The root group: what the whole cluster agrees on.
 
 records   what is stored under which key, each record with its version byte
+command   what all commands are
+notes     commands that only remember
 commands  what may be proposed to the group
 machine   how a command changes the records, deterministic, never raising
 nodes     the part of the machine that changes nodes, placement and sessions

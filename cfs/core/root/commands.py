@@ -6,23 +6,23 @@ the machine checks that it still holds. One version byte, then a tagged msgpack 
 
 from __future__ import annotations
 
+# ruff: noqa: PLC0414 - these names are given on
 from typing import Any
 
 import msgspec
 
 from cfs.core.api.cluster import Node, Profile, ShardPlacement
-from cfs.core.api.scrub import Finding
 from cfs.core.errors import CfsError, Malformed
+from cfs.core.root.command import Command
+from cfs.core.root.notes import CloseFindings as CloseFindings
+from cfs.core.root.notes import NoteEvent as NoteEvent
+from cfs.core.root.notes import NoteFindings as NoteFindings
 from cfs.core.root.records import CertificateRecord
 
 VERSION = 1
 ROUND_SEGMENTS_MAX = 4096
 """Segments of one garbage round: 64 KiB in one Raft entry."""
 SESSION_COUNT_MAX = 1024
-
-
-class Command(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=True):
-    """Base of the commands."""
 
 
 class CreateCluster(Command, frozen=True, kw_only=True, tag="create"):
@@ -336,32 +336,6 @@ class ControlJob(Command, frozen=True, kw_only=True, tag="control"):
     now_ms: int
     state: str = ""
     rate: int | None = None
-
-
-class NoteFindings(Command, frozen=True, kw_only=True, tag="found"):
-    """Remember what scrub found. Value: how many were new."""
-
-    findings: tuple[Finding, ...]
-    now_ms: int
-
-
-class NoteEvent(Command, frozen=True, kw_only=True, tag="event"):
-    """Remember that something happened that no other command says."""
-
-    kind: str
-    text: str
-    now_ms: int = 0
-
-
-class CloseFindings(Command, frozen=True, kw_only=True, tag="unfound"):
-    """A whole look at these kinds that began at `before_ms` did not find the others again.
-
-    `where`: names of the nodes that were looked at; empty: all.
-    """
-
-    kinds: tuple[str, ...]
-    before_ms: int
-    where: tuple[str, ...] = ()
 
 
 AnyCommand = (
