@@ -326,7 +326,7 @@ class ReportJob(Command, frozen=True, kw_only=True, tag="report"):
     message: str
     last_error: str = ""
     state: str = ""
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {}  # noqa: RUF012 - a struct: it is copied
 
 
 class ControlJob(Command, frozen=True, kw_only=True, tag="control"):
