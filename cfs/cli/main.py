@@ -17,6 +17,7 @@ from cfs.cli import (
     debug,
     down,
     explain,
+    key,
     mount,
     node,
     remount,
@@ -41,6 +42,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(node.app, name="node")
 app.add_typer(serve.app, name="serve")
 app.add_typer(debug.app, name="debug")
+app.add_typer(key.app, name="key")
 app.add_typer(admin.app, name="admin")
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)
