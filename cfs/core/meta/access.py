@@ -29,6 +29,7 @@ _CHANGE = WRITE | SEARCH
 _HOW, _READ_ONLY, _WRITE_ONLY, _TRUNCATE, _FOR_EXECUTION = 3, 0, 1, 0o1000, 0x20
 """Linux's O_ACCMODE, O_RDONLY, O_WRONLY, O_TRUNC, and what it adds for a file to be executed."""
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+_SPACES = frozenset({b"user", b"trusted", b"security"})
 _WITH_USER_XATTRS = frozenset({stat.S_IFREG, stat.S_IFDIR})
 
 
@@ -224,7 +225,13 @@ def may_set_xattr(there: Subject, op: SetXattr | RemoveXattr) -> None:
     elif space in {b"trusted", b"security"}:
         raise FsError(errno.EPERM, f"only root sets {op.name!r}")
     else:
-        raise FsError(errno.EOPNOTSUPP, f"{op.name!r} is in no namespace of extended attributes")
+        check_namespace(op.name)
+
+
+def check_namespace(name: bytes) -> None:
+    """Refuse to set what is in no namespace of extended attributes. Raises EOPNOTSUPP."""
+    if name not in lists.NAMES and name.partition(b".")[0] not in _SPACES:
+        raise FsError(errno.EOPNOTSUPP, f"{name!r} is in no namespace of extended attributes")
 
 
 def may_get_xattr(there: Subject, name: bytes, caller: Caller | None) -> None:

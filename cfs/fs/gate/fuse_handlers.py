@@ -5,9 +5,8 @@ recalled; pages likewise; names not at all (`Files` answers lookups from its lea
 write-back cache stays off: sizes, times and the order of writes and renames are ours. Permissions
 are checked by the kernel (`default_permissions`), then by `Files` and the shards.
 
-pyfuse3 cannot ask the kernel to leave the umask to us: it is taken away before an inherited access
-list is looked at. It tells neither whether a write may keep set-id bits: with libfuse the kernel
-takes them away, but for an open with O_TRUNC, where it is done here.
+pyfuse3 cannot have the kernel leave the umask to us: it goes before an inherited access list is
+looked at. With libfuse the kernel takes set-id bits away, but for O_TRUNC, where it is done here.
 
 Files opened to append bypass the page cache: the kernel places an append where *it* last saw the
 end, which another client may have moved; `Files` places it at the true end.
@@ -30,6 +29,7 @@ import structlog
 
 from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import CfsError
+from cfs.core.meta import access
 from cfs.fs.client.files import Files
 from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.callers import Callers, Maker, outward
@@ -37,6 +37,7 @@ from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.fuse_listing import Listing
 from cfs.fs.gate.invalidate import Invalidator
+from cfs.fs.gate.kernel.attributes import TIME_MAX, TIME_MIN
 
 _LOG = structlog.get_logger()
 _P = ParamSpec("_P")
@@ -48,8 +49,6 @@ REQUEST_BYTES = 1 << 20
 NAME_BYTES_MAX = 255
 COOKIE_START, COOKIE_SELF, COOKIE_PARENT = 0, 1, 2
 """Where a listing begins; after `.`; after `..`. Real entries have greater ones."""
-TIME_MIN, TIME_MAX = -(1 << 63), (1 << 63) - 1
-"""Nanoseconds since the epoch that are stored; a time beyond is made the nearest."""
 
 
 def _answers(
@@ -157,22 +156,29 @@ class Gate(pyfuse3.Operations):
     async def setattr(
         self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Any
     ) -> pyfuse3.EntryAttributes:
-        caller = self._caller(ctx)
+        inode, caller = self._inner(inode), self._caller(ctx)
         mode = stat.S_IMODE(attr.st_mode) if fields.update_mode else None
+        drop_ids = mode is not None and caller is not None and await self._drops(inode, mode)
         if fh is not None and fields.update_size and self.files.handle(fh).writes:
             caller = None  # decided when it was opened
         changed = await self.files.setattr(
-            self._inner(inode),
-            mode=mode,
+            inode,
+            mode=None if drop_ids else mode,
             uid=attr.st_uid if fields.update_uid else None,
             gid=attr.st_gid if fields.update_gid else None,
             size=attr.st_size if fields.update_size else None,
             atime_ns=_stored(attr.st_atime_ns) if fields.update_atime else None,
             mtime_ns=_stored(attr.st_mtime_ns) if fields.update_mtime else None,
             now=self._of_now(attr, fields),
+            drop_ids=drop_ids,
             caller=caller,
         )
         return self._attributes(changed)
+
+    async def _drops(self, ino: int, mode: int) -> bool:
+        """Tell whether a mode is the present one without set-id bits: a write took them away."""
+        before = (await self.files.getattr(ino)).mode
+        return mode == stat.S_IMODE(access.without_ids(before)) != stat.S_IMODE(before)
 
     def _of_now(self, attr: Any, fields: Any) -> bool:
         """Tell whether both times are set to the present one, which pyfuse3 does not say."""
@@ -382,6 +388,7 @@ class Gate(pyfuse3.Operations):
     @_answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
         caller = self._caller(ctx)
+        access.check_namespace(name)
         await self.files.setxattr(self._inner(inode), name, value, caller=caller)
 
     @_answers

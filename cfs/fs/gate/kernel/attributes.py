@@ -17,6 +17,7 @@ from typing import Any
 
 from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
+from cfs.core.meta import access
 from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.flags import Fattr
@@ -167,6 +168,7 @@ class Attributes(Replies):
         (size, flags), name = request.fields, request.names[0]
         if size > len(request.data):
             raise FsError(errno.EINVAL)
+        access.check_namespace(name)
         value, caller = bytes(request.data[:size]), self.caller(request)
         return self._done(self.files.setxattr(request.node, name, value, flags, caller=caller))
 
