@@ -2,6 +2,7 @@
 
 fuse           a mount through pyfuse3: options, start, end
 fuse_handlers  its request handlers
+fuse_read_only its request handlers where nothing may change
 fuse_listing   what its open directories have fetched
 fuse_inodes    what the kernel below it knows
 kernel         a mount through the kernel's own protocol, without pyfuse3

@@ -24,6 +24,7 @@ from cfs.fs.gate.attachment import (
     raise_readahead,
 )
 from cfs.fs.gate.fuse_handlers import Gate
+from cfs.fs.gate.fuse_read_only import ReadOnlyGate
 
 __all__ = ["Gate", "MountOptions", "serve_mount"]
 
@@ -48,7 +49,8 @@ async def serve_mount(
     refused, and what could not be committed. `files` is closed on return: its nursery may end.
     """
     await clear_dead_mount(mountpoint)
-    gate = Gate(files, root=options.root, squash=options.root_squash)
+    handlers = ReadOnlyGate if options.read_only else Gate
+    gate = handlers(files, root=options.root, squash=options.root_squash)
     pyfuse3.init(gate, mountpoint, options.words())
     device = device_of(mountpoint)
     try:
