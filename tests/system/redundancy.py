@@ -43,7 +43,7 @@ def start(cluster, name):
     words = [sys.executable, "-m", "cfs.cli.main", "serve", role, "--dir", str(directory)]
     with (directory / "log" / "output.log").open("ab") as log:
         subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
-    until(lambda: runs(cluster, name), seconds=60, what=f"{name} runs")
+    until(lambda: runs(cluster, name), seconds=180, what=f"{name} runs")
 
 
 def add(cluster, name, *, port, role="storage"):
@@ -53,7 +53,7 @@ def add(cluster, name, *, port, role="storage"):
           "--port", port, "--log-file", "log/node.log")  # fmt: skip
     (directory / "log").mkdir(exist_ok=True)
     start(cluster, name)
-    until(lambda: state_of(cluster, name) == "in", seconds=60, what=f"{name} is in")
+    until(lambda: state_of(cluster, name) == "in", seconds=180, what=f"{name} is in")
 
 
 class Load(threading.Thread):

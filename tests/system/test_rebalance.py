@@ -33,7 +33,7 @@ def test_three_nodes_replace_three_under_load(cluster):
     until(lambda: nodes_or_none(cluster, old[0]) == 0, seconds=240, what=lambda: jobs(cluster))
     for name in old[1:]:
         admin(cluster, "node", "drain", name, timeout=300)
-    until(lambda: all(j["state"] == "done" for j in jobs(cluster)), seconds=120,
+    until(lambda: all(j["state"] == "done" for j in jobs(cluster)), seconds=240,
           what=lambda: jobs(cluster))  # fmt: skip
     refused = admin(cluster, "node", "drain", new[0], check=False)
     assert refused.returncode == 1

@@ -45,25 +45,25 @@ def test_losses_with_seven_nodes_and_two_parities(made):
     made.kill("storage1")
     made.kill("storage2")
     for name in ("storage1", "storage2"):
-        until(lambda n=name: state_of(made, n) == "down", seconds=60, what=f"{name} is down")
+        until(lambda n=name: state_of(made, n) == "down", seconds=180, what=f"{name} is down")
     assert_same(tree, made.mount)
     assert not jobs(made, "repair"), "five domains are in, the profile needs six"
     start(made, "storage2")
-    until(lambda: state_of(made, "storage2") == "in", seconds=60, what="storage2 is back")
+    until(lambda: state_of(made, "storage2") == "in", seconds=180, what="storage2 is back")
     assert place(made, "storage2") == before
 
-    until(lambda: jobs(made, "repair"), seconds=60, what="the repair begins")
+    until(lambda: jobs(made, "repair"), seconds=180, what="the repair begins")
     job = jobs(made, "repair")[0]
     admin(made, "job", "rate", job["id"], "1M")
-    until(lambda: jobs(made, "repair")[0]["done"] > 0, seconds=120, what="something is repaired")
+    until(lambda: jobs(made, "repair")[0]["done"] > 0, seconds=240, what="something is repaired")
     made.kill("storage3")
     leads = made.leads()
     made.kill(max(leads, key=leads.get), signal.SIGKILL)
-    until(lambda: jobs(made, "repair"), seconds=60, what="another leader answers")
+    until(lambda: jobs(made, "repair"), seconds=180, what="another leader answers")
     admin(made, "job", "rate", job["id"], "none")
     start(made, "storage3")
-    until(lambda: place(made, "storage1") == 0, seconds=120, what=lambda: jobs(made))
-    until(lambda: jobs(made, "repair")[-1]["state"] == "done", seconds=60, what="it ends")
+    until(lambda: place(made, "storage1") == 0, seconds=240, what=lambda: jobs(made))
+    until(lambda: jobs(made, "repair")[-1]["state"] == "done", seconds=180, what="it ends")
 
     for name in made.nodes("meta"):
         if not runs(made, name):
@@ -88,14 +88,14 @@ def test_a_lost_disk_is_filled_anew(made):
     )
     run("sync", "-f", made.mount)
     until(
-        lambda: storage_status(made.status(), "storage2")["stored"] > 0, seconds=60, what="stored"
+        lambda: storage_status(made.status(), "storage2")["stored"] > 0, seconds=180, what="stored"
     )
     made.kill("storage2")
     shutil.rmtree(second)
     start(made, "storage2")
     until(
         lambda: [j for j in jobs(made, "repair") if j["state"] == "done"],
-        seconds=120,
+        seconds=240,
         what=lambda: jobs(made),
     )
     made.kill("storage3")
