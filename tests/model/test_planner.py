@@ -121,6 +121,63 @@ def test_losing_a_node_refills_its_positions(
     _check_balance(after, left, total)
 
 
+def _apply(
+    lists: list[tuple[int, ...]], moves: list[tuple[int, int, int]]
+) -> list[tuple[int, ...]]:
+    assert len({group for group, _, _ in moves}) == len(moves), "one member of a group at a time"
+    changed = list(lists)
+    for group, old, new in moves:
+        assert old in changed[group]
+        assert new not in changed[group]
+        changed[group] = tuple(new if m == old else m for m in changed[group])
+    return changed
+
+
+@given(clusters(least=5), st.data())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_leaving_nodes_are_replaced_most_endangered_groups_first(
+    cluster: tuple[list[Target], int], data: st.DataObject
+) -> None:
+    """Whoever leaves keeps its domain until it is gone, and nobody else moves."""
+    targets, total = cluster
+    lists = planner.fresh(targets, GROUPS, total)
+    gone = set(data.draw(st.sets(st.sampled_from([t.node_id for t in targets]), max_size=2)))
+    left = [t for t in targets if t.node_id not in gone]
+    if planner.length_of_lists(left, total) != planner.length_of_lists(targets, total):
+        return
+    idle = [Target(node_id=t.node_id, domain=t.domain, weight=0.0) for t in targets
+            if t.node_id in gone]  # fmt: skip
+    for _ in range(GROUPS):
+        moves = planner.replace(lists, [*left, *idle], total, gone, 8)
+        if not moves:
+            break
+        counts = [sum(m in gone for m in lists[group]) for group, _, _ in moves]
+        assert counts == sorted(counts, reverse=True)
+        assert all(old in gone and new not in gone for _, old, new in moves)
+        lists = _apply(lists, moves)
+        _check_lists(lists, targets, total)
+    assert not any(m in gone for members in lists for m in members)
+
+
+@given(clusters(least=6), st.sampled_from([8, GROUPS]))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_evening_out_moves_what_steps_move(
+    cluster: tuple[list[Target], int], moves_max: int
+) -> None:
+    targets, total = cluster
+    lists = planner.fresh(targets, GROUPS, total)
+    grown = [*targets, Target(node_id=99, domain="new")]
+    if planner.length_of_lists(grown, total) != planner.length_of_lists(targets, total):
+        return
+    for _ in range(GROUPS):
+        moves = planner.even(lists, grown, total, moves_max)
+        if not moves:
+            break
+        lists = _apply(lists, moves)
+        _check_lists(lists, grown, total)
+    _check_balance(lists, grown, total)
+
+
 @given(st.integers(1, 8), st.integers(2, 6))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_fill_only_appends(count: int, total: int) -> None:
