@@ -221,6 +221,11 @@ def set_profile(kv: Writer, command: commands.SetProfile) -> int:
     if profile != cluster.profile:
         changed = msgspec.structs.replace(cluster, profile=profile)
         kv.put(records.CLUSTER_KEY, records.encode(changed))
+        # Nobody may go on writing by a map that has the profile of before.
+        epoch = get_counters(kv).epoch + 1
+        lists = records.get_all(kv, PlacementRecord, records.PLACEMENT_PREFIX)
+        for number, record in enumerate(lists):
+            records.put_list(kv, number, msgspec.structs.replace(record, epoch=epoch))
         records.bump(kv, placed=True)
         _note_degraded(kv)
     return profile.total

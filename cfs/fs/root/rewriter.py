@@ -26,6 +26,7 @@ from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import results
 from cfs.core.root import commands
 from cfs.core.root.nodes import read_settings
+from cfs.core.root.records import get_counters
 from cfs.core.segment import container
 from cfs.fs.data.fragments import Segment
 from cfs.fs.data.sender import REPLICATE_BYTES_MAX
@@ -101,6 +102,9 @@ class Rewriter:
         """Rewrite what has another form than the profile in force gives it."""
         await self._ready()
         degraded = self._replica.degraded()
+        epoch = get_counters(self._replica.state).epoch
+        nodes = {r.node.node_id for r in self._replica.nodes()}
+        await self._fragments.seal(nodes, epoch)  # no write by an older profile comes after this
         lists = self._mover.lists()
         first = int(job.cursor or b"0")
         rewritten = 0

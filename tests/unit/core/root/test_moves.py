@@ -136,6 +136,9 @@ def test_a_profile_needs_its_domains_and_marks_what_is_stored_as_old() -> None:
     root, nodes = placed(4)
     root.refuses(c.SetProfile(profile=Profile(4, 2)), Refused)
     root.do(c.SetProfile(profile=Profile(3, 1)))
+    known = read_map(root.kv)
+    assert known is not None
+    assert set(known.list_epochs) == {known.epoch}, "no write by the profile of before"
     since = degraded_since(root.kv)
     assert since
     root.do(c.SetStates(changes=(c.StateChange(nodes[3], NodeState.IN, NodeState.DOWN, False),)))
