@@ -62,7 +62,7 @@ class Cluster:
         self._mounts: list[Path] = []
 
     def up(self, *options):
-        cfs("up", "--state", self.state, "--mount", self.mount, *options)
+        cfs("up", "--state", self.state, "--mount", self.mount, *options, timeout=300)
 
     def down(self):
         """End every process and mount, politely where they still answer."""

@@ -188,8 +188,9 @@ class Collector:
         record = self._record(number)
         due = [n for n in record.pending if self._reachable(n)]
         done = await self._delete_on(record, due) if due else []
-        # A node that the map does not know any more owes nothing.
-        done += [n for n in record.pending if self._view.node(n) is None]
+        # A node that the map does not know any more owes nothing, and one that is out may never
+        # come back: what it still has then is an orphan, found and deleted like any other.
+        done += [n for n in record.pending if self._is_gone(n)]
         if done:
             await self._replica.propose(commands.RoundDeleted(number=number, nodes=tuple(done)))
         await self._settle(number)
@@ -244,6 +245,10 @@ class Collector:
     def _reachable(self, node_id: int) -> bool:
         node = self._view.node(node_id)
         return node is not None and node.state in (NodeState.IN, NodeState.DRAINING)
+
+    def _is_gone(self, node_id: int) -> bool:
+        node = self._view.node(node_id)
+        return node is None or node.state == NodeState.OUT
 
     async def _advance(self, number: int, phase: Phase, pending: tuple[int, ...] = ()) -> None:
         await self._replica.propose(

@@ -25,6 +25,8 @@ from cfs.net.ports import WallClock
 _LOG = structlog.get_logger()
 
 HELD_S = 600
+AGAIN_S = 60
+"""A repair that found no place for some groups is tried again after this."""
 STARTED_BY = "cluster"
 CALM_S = 5.0
 """Clients that have just seen a node missing go on without it for some seconds."""
@@ -128,9 +130,12 @@ class Keeper:
         ]
         if any(not jobs.is_over(j) for j in known):
             return
-        held_ms = self._clock.time_ns() // 1_000_000 - HELD_S * 1000
-        if any(j.state == JobState.CANCELLED and j.updated_ms > held_ms for j in known):
-            return
+        now_ms = self._clock.time_ns() // 1_000_000
+        for job in known:
+            held_s = HELD_S if job.state == JobState.CANCELLED else AGAIN_S
+            left = job.state == JobState.CANCELLED or job.result.get("groups_left")
+            if left and job.updated_ms > now_ms - held_s * 1000:
+                return
         try:
             await self._jobs.start(kind, spec, started_by=STARTED_BY)
         except Refused as error:
