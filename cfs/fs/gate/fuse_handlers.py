@@ -7,7 +7,6 @@ are checked by the kernel (`default_permissions`), then by `Files` and the shard
 
 pyfuse3 cannot have the kernel leave the umask to us: it goes before an inherited access list is
 looked at. With libfuse the kernel takes set-id bits away, but for O_TRUNC, where it is done here.
-
 Files opened to append bypass the page cache: the kernel places an append where *it* last saw the
 end, which another client may have moved; `Files` places it at the true end.
 """
