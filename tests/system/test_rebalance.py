@@ -50,6 +50,29 @@ def test_three_nodes_replace_three_under_load(cluster):
     run("sync", "-f", cluster.mount)
 
 
+def test_a_metadata_node_is_replaced_by_another(cluster):
+    """The one that leads most goes: its replicas move, leaders hand over, nothing is lost."""
+    load = Load(cluster.mount / "load2", seed=7)
+    load.start()
+    add(cluster, "meta4", port=PORT + 10, role="meta")
+    leads = cluster.leads()
+    leaving = max((n for n in leads if n != "meta4"), key=leads.get)
+    admin(cluster, "node", "drain", leaving, timeout=300)
+    held = nodes(cluster)
+    assert held[leaving]["groups"] == 0
+    assert all(held[n]["groups"] for n in cluster.nodes("meta") if n != leaving)
+    admin(cluster, "node", "remove", leaving)
+    stop(cluster, leaving)
+    shutil.rmtree(cluster.state / leaving)
+    left = cluster.nodes("meta")
+    refused = admin(cluster, "node", "drain", left[0], check=False)
+    assert refused.returncode == 1
+    assert "add a metadata node first" in refused.stderr
+    load.end()
+    remount(cluster)
+    load.verify()
+
+
 def nodes_or_none(cluster, name):
     try:
         return nodes(cluster)[name]["groups"]
