@@ -127,5 +127,5 @@ _MEANING = {
     "repair_rate": "bytes a second of a repair that begins",
     "move_rate": "bytes a second of a drain or rebalance that begins",
     "warn_share": "a storage disk fuller than this is warned of",
-    "critical_share": "a storage disk fuller than this makes the cluster degraded",
+    "critical_share": "a storage disk fuller than this is warned of urgently",
 }

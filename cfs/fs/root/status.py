@@ -76,8 +76,8 @@ class StatusBuilder:
         nodes = tuple(self._node_status(now, n) for n in known.nodes)
         troubles = problems(known, nodes, self._silent)
         troubles += open_findings(self._replica.state)
-        full, filling = watermarks(nodes, read_settings(self._replica.state))
-        troubles += full + repairs(known)
+        filling = watermarks(nodes, read_settings(self._replica.state))
+        troubles += repairs(known)
         notes = (
             notices(known)
             + refused_reads(nodes)
@@ -191,12 +191,9 @@ def refused_reads(nodes: Iterable[NodeStatus]) -> tuple[str, ...]:
     )
 
 
-def watermarks(
-    nodes: Iterable[NodeStatus], settings: SettingsRecord
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Name the disks above the two watermarks: (problems, notices). Full ones are named apart."""
-    critical: list[str] = []
-    warned: list[str] = []
+def watermarks(nodes: Iterable[NodeStatus], settings: SettingsRecord) -> tuple[str, ...]:
+    """Name the disks above the two watermarks, the fullest first; what is full is a problem."""
+    found: list[tuple[float, str]] = []
     for node in nodes:
         stat = node.heartbeat.store if node.heartbeat is not None else None
         for disk in stat.disks if stat is not None else ():
@@ -204,10 +201,10 @@ def watermarks(
             used = 1.0 - disk.free / room if room > 0 else 1.0
             said = f"disk {disk.name} of {node.name} is {100 * used:.0f} % full: "
             if used >= settings.critical_share:
-                critical.append(said + "delete something or add storage nodes now")
+                found.append((used, said + "delete something or add storage NOW"))
             elif used >= settings.warn_share:
-                warned.append(said + "add storage before it is full")
-    return tuple(critical), tuple(warned)
+                found.append((used, said + "add storage before it is full"))
+    return tuple(text for _, text in sorted(found, reverse=True))
 
 
 def repairs(known: ClusterMap) -> tuple[str, ...]:

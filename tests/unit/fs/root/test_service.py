@@ -12,9 +12,10 @@ import trio.testing
 
 from cfs.core.api import meta, root
 from cfs.core.api.cluster import NodeState, Profile
-from cfs.core.api.store import StoreStat
+from cfs.core.api.store import DiskStat, StoreStat
 from cfs.core.errors import CfsError, Malformed, NotLeader, Refused, Unavailable
 from cfs.core.root import commands
+from cfs.core.root.records import SettingsRecord
 from cfs.fs.root import bootstrap
 from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.bootstrap import Plan, create_cluster
@@ -25,7 +26,7 @@ from cfs.fs.root.leader import RootLeader
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.service import RootService
-from cfs.fs.root.status import StatusBuilder
+from cfs.fs.root.status import StatusBuilder, watermarks
 from cfs.fs.root.vault import Vault
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
@@ -362,3 +363,22 @@ def test_root_calls_follow_the_leader_and_the_sender_beats(tmp_path: Path) -> No
         assert heartbeat.store.capacity == 7
 
     run(tmp_path, story)
+
+
+def test_disks_above_a_watermark_are_named_the_fullest_first() -> None:
+    def node(name: str, free: int) -> root.NodeStatus:
+        disk = DiskStat(
+            name="d", disk_id=b"i", device="x", size=110, free=free, reserve=10, usable=True
+        )
+        beat = root.Heartbeat(node_id=1, epoch=1, started_ms=1, store=StoreStat(disks=(disk,)))
+        return root.NodeStatus(
+            node_id=1, name=name, role="storage", address="a", state="in", seen_ms_ago=1,
+            heartbeat=beat,
+        )  # fmt: skip
+
+    said = watermarks([node("a", 50), node("b", 19), node("c", 3)], SettingsRecord())
+    assert [text.split(":")[0] for text in said] == [
+        "disk d of c is 97 % full", "disk d of b is 81 % full",
+    ]  # fmt: skip
+    assert "NOW" in said[0]
+    assert "NOW" not in said[1]
