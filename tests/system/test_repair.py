@@ -51,7 +51,7 @@ def test_losses_with_seven_nodes_and_two_parities(made):
     assert not jobs(made, "repair"), "five domains are in, the profile needs six"
     start(made, "storage2")
     until(lambda: state_of(made, "storage2") == "in", seconds=180, what="storage2 is back")
-    assert place(made, "storage2") == before
+    assert place(made, "storage2") >= before, "it is where it was, and may be given more"
 
     until(lambda: jobs(made, "repair"), seconds=180, what="the repair begins")
     job = jobs(made, "repair")[0]
