@@ -24,6 +24,7 @@ _LOG = structlog.get_logger()
 ASK_S = 2.0
 """How long one meta node may take to give the map."""
 PAUSE_S = 0.1
+HOLD_TRIES = 10
 PAUSE_S_MAX = 2.0
 
 
@@ -179,8 +180,12 @@ class ClusterView:
     async def hold(self, epoch: int) -> None:
         """Have a map of at least this epoch, on disk. Raises Unavailable when that cannot be."""
         self.on_epoch(epoch)
-        if self._map.epoch < epoch:
+        for _ in range(HOLD_TRIES):
+            if self._map.epoch >= epoch:
+                break
             await self.refresh()
+            if self._map.epoch < epoch:  # whoever answered has not applied it yet
+                await trio.sleep(PAUSE_S)
         await self._keep()
         if self._map.epoch < epoch or (self._save is not None and self._kept < epoch):
             raise Unavailable(f"the cluster map of epoch {epoch} is not here yet: ask again")

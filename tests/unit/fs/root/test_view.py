@@ -119,3 +119,29 @@ def test_a_newer_epoch_is_fetched_and_kept(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_holding_an_epoch_waits_for_who_has_it_and_has_it_on_disk(tmp_path: Path) -> None:
+    """What a storage node answers a seal with: true even after a restart."""
+    home = NodeDirectory(tmp_path)
+
+    async def main() -> None:
+        calls, newest = FakeCalls(), [_map(4)]
+        view = ClusterView(_map(1), save=home.save_map)
+        view.attach(calls)
+        _serve(calls, 2, newest)
+
+        async def apply_later() -> None:
+            await trio.sleep(0.25)
+            newest[0] = _map(7)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(apply_later)
+            await view.hold(7)
+            kept = home.load_map()
+            assert kept is not None
+            assert kept.epoch == 7
+        with pytest.raises(Unavailable, match="epoch 8"):
+            await view.hold(8)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
