@@ -22,6 +22,7 @@ from cfs.fs.data.fragment_client import FragmentClient
 from cfs.fs.data.fragments import Fragments, ReadCounters
 from cfs.fs.data.uploader import Uploader
 from cfs.fs.meta.examiner import Examiner
+from cfs.fs.meta.exporter import Exporter
 from cfs.fs.meta.host import Host
 from cfs.fs.meta.leaders import Leaders
 from cfs.fs.meta.packer import Packer
@@ -70,6 +71,7 @@ class MetaNode:
         )
         if empty:
             process.home.write_rebuilding({})
+        self.exporter = Exporter(self.host)
         self.examiner = Examiner(self.host, process.home)
         self._session = 0
         uploader = Uploader(
@@ -127,6 +129,7 @@ class MetaNode:
             **self.service.handlers,
             **self.office.handlers,
             **self.examiner.handlers,
+            **self.exporter.handlers,
             "raft.messages": self.host.on_raft_messages,
             "raft.snapshot": self.host.on_snapshot_chunk,
         }
@@ -154,6 +157,7 @@ class MetaNode:
         )
         await nursery.start(heartbeat.run)
         nursery.start_soon(process.renew)
+        nursery.start_soon(self.exporter.run)
         _LOG.info("node_serving", role="meta", host=process.member.host, port=server.port)
         await server.run()
 

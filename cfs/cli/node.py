@@ -17,6 +17,7 @@ from cfs.cli.ask import ask_root
 from cfs.cli.cluster import write_configuration
 from cfs.cli.configuration import Configuration, LogSection, NodeSection, StorageSection
 from cfs.cli.rebuild_meta import rebuild_meta
+from cfs.cli.restore import recover_meta
 from cfs.core.api import root
 from cfs.core.errors import NotFound, Refused
 from cfs.fs.root.join import join as enrol
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 app.command("rebuild-meta")(rebuild_meta)
+app.command("recover-meta")(recover_meta)
 
 WIDTH = 140
 Directory = Annotated[Path, typer.Option("--dir", help="Directory of the identity.")]

@@ -26,3 +26,23 @@ class GetHoldersReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True
 
     holders: tuple[HolderInfo, ...]
     waits: tuple[str, ...] = ()
+
+
+class ExportState(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Begin (`token` 0) or go on with a stream of a group's whole state, for a backup.
+
+    The answer's payload is a piece of records as snapshots have them; empty at the end. Raises
+    NotLeader, NotFound when the stream is not open any more.
+    """
+
+    group: int
+    token: int = 0
+    sequence: int = 0
+
+
+class ExportStateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The stream's token; at first also what it is a stream of (`fs.meta.snapshot.Header`)."""
+
+    token: int
+    header: bytes = b""
+    end: bool = False

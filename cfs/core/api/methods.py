@@ -113,6 +113,8 @@ METHODS: tuple[Method, ...] = (
     _row(43, "meta.lockgraph", LockGraph, LockGraphReply, _metas, idempotent=True),
     _row(44, "meta.digest", scrub.DigestOf, scrub.DigestReply, _metas | {_ADMIN}, idempotent=True),
     _row(45, "meta.rebuild", scrub.RebuildReplica, _E, _metas | {_ADMIN}, idempotent=True),
+    _row(46, "meta.export", insight.ExportState, insight.ExportStateReply, frozenset({_ADMIN}),
+         idempotent=False),
     # storage
     _row(60, "store.put", store.PutFragment, _E, _writers | {_STORAGE}, idempotent=True),
     _row(61, "store.get", store.GetFragment, store.FragmentInfo, _ANY, idempotent=True),

@@ -19,6 +19,7 @@ Storage, bottom up:
     host         runs all replicas: the loop
     wal_check    whether the log is on the disk as it was written
     rebuild      taking a replica from its peers anew
+    exporter     streams a group's state to a backup
     examiner     what scrub asks of replicas
 
 Services:

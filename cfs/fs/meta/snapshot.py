@@ -17,7 +17,7 @@ All calls block; they run in threads, for one snapshot in one thread at a time.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -51,6 +51,35 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 
 _decode_header = msgspec.msgpack.Decoder(Header).decode
 _encode_header = msgspec.msgpack.Encoder().encode
+
+
+def read_header(data: bytes) -> Header:
+    """Read a snapshot's header. Raises Malformed."""
+    try:
+        return _decode_header(data)
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"snapshot header cannot be read: {error}") from error
+
+
+def records_of(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records of a piece. Raises Malformed for bytes that are none."""
+    offset = 0
+    while offset < len(piece):
+        start = offset + _LENGTHS.size
+        if start > len(piece):
+            raise Malformed("a snapshot piece ends inside a record")
+        key_length, value_length = _LENGTHS.unpack_from(piece, offset)
+        offset = start + key_length + value_length
+        if not 0 < key_length <= KEY_BYTES_USER_MAX or offset > len(piece):
+            raise Malformed("a snapshot piece holds an impossible length")
+        yield piece[start : start + key_length], piece[start + key_length : offset]
+
+
+def piece_of(records: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Give the piece that holds these records."""
+    return b"".join(
+        part for key, value in records for part in (_LENGTHS.pack(len(key), len(value)), key, value)
+    )
 
 
 class Outgoing:
@@ -99,21 +128,10 @@ class Incoming:
 
     def take(self, piece: bytes | bytearray | memoryview) -> None:
         """Stage a piece. Raises Malformed for bytes that are no records."""
-        data = bytes(piece)
         prefix = slot_range(self.slot)[0]
         changes: list[tuple[bytes, bytes | None]] = []
-        offset = 0
         total = 0
-        while offset < len(data):
-            start = offset + _LENGTHS.size
-            if start > len(data):
-                raise Malformed("a snapshot piece ends inside a record")
-            key_length, value_length = _LENGTHS.unpack_from(data, offset)
-            offset = start + key_length + value_length
-            if not 0 < key_length <= KEY_BYTES_USER_MAX or offset > len(data):
-                raise Malformed("a snapshot piece holds an impossible length")
-            key = data[start : start + key_length]
-            value = data[start + key_length : offset]
+        for key, value in records_of(bytes(piece)):
             total += record_hash(key, value)
             changes.append((prefix + key, value))
         self._store.write(changes, sync=False)
