@@ -49,15 +49,7 @@ class MetaNode:
         self.process = process = Process(directory, ports=ports)
         node = process.member.node_id
         empty = process.home.rebuilding()
-        try:
-            self.log = Wal(process.ports.log_directory(), doubt_short_tails=False)
-            self.store = process.ports.state_store()
-            self.state = State(self.store)
-        except (Corrupt, lmdb.Error, msgspec.MsgspecError) as error:
-            raise Corrupt(
-                f"what {process.member.name} keeps is damaged ({error}); nothing is lost while its "
-                f"peers are there: run 'cfs node rebuild-meta --dir {directory}', then start it"
-            ) from error
+        self._open(directory)
         begin_empty(self.log, self.state, empty)
         self.host = Host(
             node=node,
@@ -121,6 +113,19 @@ class MetaNode:
                 ready=self._have_session,
             ),
         )
+
+    def _open(self, directory: Path) -> None:
+        """Open log and state. Raises Corrupt, saying what to do."""
+        process = self.process
+        try:
+            self.log = Wal(process.ports.log_directory(), doubt_short_tails=False)
+            self.store = process.ports.state_store()
+            self.state = State(self.store)
+        except (Corrupt, lmdb.Error, msgspec.MsgspecError) as error:
+            raise Corrupt(
+                f"what {process.member.name} keeps is damaged ({error}); nothing is lost while its "
+                f"peers are there: run 'cfs node rebuild-meta --dir {directory}', then start it"
+            ) from error
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
