@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cfs.cli import admin_node, backup, events, jobs, restore, scrub
+from cfs.cli import admin_node, backup, events, jobs, restore, scrub, top
 from cfs.cli.cluster import parse_profile
 from cfs.cli.configuration import ConfigurationError
 from cfs.cli.jobs import ADMIN, Detach, Directory, Json, MaxRate, ask_admin, start_and_follow
@@ -26,6 +26,7 @@ app.command("scrub")(scrub.scrub)
 app.command("findings")(scrub.findings)
 app.command("fsck")(scrub.fsck)
 app.command("events")(events.events)
+app.command("top")(top.top)
 app.command("backup")(backup.backup)
 app.command("restore")(restore.restore)
 app.add_typer(admin_node.app, name="node")

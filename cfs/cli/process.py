@@ -28,6 +28,7 @@ from cfs.net.counters import Counters
 from cfs.net.handlers import Handler
 from cfs.net.pool import Pool
 from cfs.net.rpc import Server
+from cfs.net.usage import Usage
 
 _LOG = structlog.get_logger()
 
@@ -86,7 +87,7 @@ class Process:
             raise processes.ProcessError(message) from None
         server = Server(
             listener=listener,
-            handlers=handlers,
+            handlers=Usage().wrap(handlers),
             epoch=lambda: self.view.epoch,
             on_epoch=self.view.on_epoch,
             refused=self.view.refused,

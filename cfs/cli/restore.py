@@ -2,8 +2,8 @@
 
 *Restore* makes a metadata node of a backup: it takes the place of one of the lost ones (name, id
 and address), so storage nodes and clients find it where they look. It is the only voter of every
-group; the other metadata nodes are out, new ones join as usual. Numbers that must never be given
-twice (sessions, nodes, rounds, inodes) go on far beyond the backup's, and so does the map's epoch.
+group; the other metadata nodes are forgotten, new ones join as usual. Numbers that must never be
+given twice (sessions, nodes, rounds, inodes) go on far beyond the backup's, as does the map's epoch.
 
 *Recover* makes a surviving node the only voter of its groups, from what it has. Both may lose what
 came later, and say so.
@@ -138,7 +138,7 @@ def recover_meta(
         store.close()
     typer.echo(
         f"{member.name} is the only voter of its groups\nnext: cfs serve meta --dir {directory}; "
-        "the lost nodes are out, join new ones; then cfs admin fsck"
+        "the lost nodes are forgotten and shut out, join new ones; then cfs admin fsck"
     )
 
 
@@ -178,6 +178,9 @@ def _alone(
         return kept  # nothing of the root group was flushed yet: its log says it all
     _rewrite(after, known.node, None)
     total = int.from_bytes(kept.digest, "little")
+    for key in [k for k in before if after.get(k) is None]:
+        total -= record_hash(key, before[key])
+        writes.append((pack_slot(held.slot) + key, None))
     for key, value in after.scan(b"\0", b"\xff"):
         old = before.get(key)
         if old != value:
@@ -219,9 +222,15 @@ def _rewrite(state: MemoryStore, chosen: Node, identity: Identity | None) -> Non
             serial = node.serial if subject is None else subject.serial
             node = msgspec.structs.replace(node, state=NodeState.IN, serial=serial)
         elif node.role == Role.META:
-            node = msgspec.structs.replace(node, state=NodeState.OUT)
+            state.delete(records.number_key(records.NODE_PREFIX, node.node_id))
+            continue
         resting = record.resting if node.role != Role.META else node.state
         records.put_node(state, msgspec.structs.replace(record, node=node, resting=resting))
+    kept = chosen.serial if subject is None else subject.serial
+    for certificate in records.get_all(state, CertificateRecord, records.CERTIFICATE_PREFIX):
+        if certificate.role == Role.META and certificate.serial != kept:
+            revoked = msgspec.structs.replace(certificate, revoked=True)
+            records.put_certificate(state, revoked)
     for group in records.get_all(state, ShardPlacement, records.GROUP_PREFIX):
         records.put_group(state, ShardPlacement(group=group.group, voters=(chosen.node_id,)))
     cluster = records.get(state, records.ClusterRecord, records.CLUSTER_KEY)

@@ -19,5 +19,6 @@ identity      key, certificate and trust on disk and as a TLS context
 token         what an operator copies to a machine that is to join
 wrapping      secrets under a master key
 counters      how often what happened
+usage         who asks for what lately, bounded
 system        the real clock, entropy and threads
 """

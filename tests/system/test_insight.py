@@ -100,3 +100,19 @@ def secrets_of(cluster):
         if path.suffix == ".key":
             found |= {data, data.hex().encode(), base64.b64encode(data)}
     return found
+
+
+def test_top_shows_who_asks_for_what(cluster):
+    folder = cluster.mount / "busy"
+    folder.mkdir(exist_ok=True)
+
+    def seen():
+        for number in range(50):
+            (folder / f"f{number}").write_bytes(b"x" * 100_000)
+            (folder / f"f{number}").unlink()
+        told = json.loads(cfs("admin", "top", "--json", "--dir", admin(cluster)).stdout)
+        clients = {row["key"]: row for row in told["client"]}
+        methods = {row["key"] for row in told["method"]}
+        return "client" in clients and clients["client"]["ops"] > 0 and "raft.messages" in methods
+
+    until(seen, seconds=20 * LENIENT, what="the mount shows among the clients")

@@ -46,3 +46,26 @@ class ExportStateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=Tru
     token: int
     header: bytes = b""
     end: bool = False
+
+
+class GetUsage(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Ask a node what it was asked for lately."""
+
+
+class UsageRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Requests of one kind: by `method`, `client`, `user` or `directory` (an inode)."""
+
+    dimension: str
+    key: str
+    count: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    """Sum of what each took."""
+
+
+class UsageReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Rows over the last `window_s` seconds."""
+
+    window_s: float
+    rows: tuple[UsageRow, ...]

@@ -133,6 +133,8 @@ METHODS: tuple[Method, ...] = (
     _row(76, "store.fetch", moving.FetchFragments, moving.FetchReply, _metas, idempotent=True),
     _row(77, "store.seal", moving.SealAt, _E, _metas, idempotent=True),
     _row(78, "store.drop", moving.DropFragments, moving.DropReply, _metas, idempotent=True),
+    _row(79, "node.usage", insight.GetUsage, insight.UsageReply, _metas | {_ADMIN},
+         idempotent=True),
     # server to client, on the client's own connection
     _row(80, "client.recall", meta.Recall, _E, _metas, idempotent=True),
 )  # fmt: skip

@@ -34,6 +34,8 @@ For meta nodes
     fsck          the job that has the namespace checked
     ancestry      whether directories lead to the root
     insight       an operator's questions
+    explain       where a file's bytes are, who holds it
+    usage         what all nodes were asked for lately
     paths         names of inodes, inodes of names
     members     brings this node's Raft groups to what the map says
     vault       wrapped secrets: the authority's key and the volume keys

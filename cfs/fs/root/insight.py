@@ -2,6 +2,7 @@
 
 findings   all?, files?     -> findings, overflow   open ones; `files`: who is at risk
 events     after?, limit?   -> events, last         oldest first; by default the latest
+top                         -> what `usage` gives
 explain    path             -> what `explain` gives
 resolve    path             -> ino, directory
 """
@@ -19,6 +20,7 @@ from cfs.fs.root.admin import Command
 from cfs.fs.root.explain import Explainer
 from cfs.fs.root.paths import Paths, is_directory
 from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.usage import UsageOfAll
 
 EVENTS_MAX = 1000
 FILES_OF_EACH = 20
@@ -29,13 +31,17 @@ FILES_OF_FINDINGS_MAX = 50
 class Insight:
     """Answers them."""
 
-    def __init__(self, *, replica: RootReplica, paths: Paths, explainer: Explainer) -> None:
+    def __init__(
+        self, *, replica: RootReplica, paths: Paths, explainer: Explainer, usage: UsageOfAll
+    ) -> None:
         self._explainer = explainer
+        self._usage = usage
         self._replica = replica
         self._paths = paths
         self.table = {
             "findings": Command(self._findings, frozenset({"all", "files"})),
             "events": Command(self._events, frozenset({"after", "limit"})),
+            "top": Command(self._top, frozenset()),
             "explain": Command(self._explain, frozenset({"path"})),
             "resolve": Command(self._resolve, frozenset({"path"})),
         }
@@ -71,6 +77,9 @@ class Insight:
         after = int(arguments.get("after", max(0, last - limit)))
         found = events.read_events(state, after, limit)
         return {"events": [msgspec.structs.asdict(e) for e in found], "last": last}
+
+    async def _top(self, _arguments: dict[str, Any], _by: str) -> dict[str, Any]:
+        return await self._usage.gather()
 
     async def _explain(self, arguments: dict[str, Any], by: str) -> dict[str, Any]:
         found = await self._resolve(arguments, by)

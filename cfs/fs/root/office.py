@@ -40,6 +40,7 @@ from cfs.fs.root.service import RootService
 from cfs.fs.root.status import StatusBuilder
 from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.sweep import Sweep
+from cfs.fs.root.usage import UsageOfAll
 from cfs.fs.root.vault import Vault
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
@@ -91,7 +92,8 @@ class RootOffice:
         self._register_jobs(view, calls, shards, clock)
         paths = Paths(view=view, shards=shards)
         explainer = Explainer(view=view, calls=calls, shards=shards, paths=paths)
-        insight = Insight(replica=self.replica, paths=paths, explainer=explainer)
+        usage = UsageOfAll(view=view, calls=calls, paths=paths)
+        insight = Insight(replica=self.replica, paths=paths, explainer=explainer, usage=usage)
         fragments = Fragments(view=view, calls=calls, unreferred=sweep_of_shards.unreferred)
         mover = Mover(replica=self.replica, fragments=fragments)
         keeper = self._keeper(mover, clock)
