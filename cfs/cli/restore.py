@@ -3,7 +3,7 @@
 *Restore* makes a metadata node of a backup: it takes the place of one of the lost ones (name, id
 and address), so storage nodes and clients find it where they look. It is the only voter of every
 group; the other metadata nodes are forgotten, new ones join as usual. Numbers that must never be
-given twice (sessions, nodes, rounds, inodes) go on far beyond the backup's, as does the map's epoch.
+given twice (sessions, nodes, rounds, inodes) go on far beyond the backup's; so does its epoch.
 
 *Recover* makes a surviving node the only voter of its groups, from what it has. Both may lose what
 came later, and say so.

@@ -89,11 +89,7 @@ class RootOffice:
             node=name, replica=self.replica, clock=clock, busy=self.detector.clients_queue
         )
         """Long operations: register kinds before `run`; see `cfs.fs.root.jobs`."""
-        self._register_jobs(view, calls, shards, clock)
-        paths = Paths(view=view, shards=shards)
-        explainer = Explainer(view=view, calls=calls, shards=shards, paths=paths)
-        usage = UsageOfAll(view=view, calls=calls, paths=paths)
-        insight = Insight(replica=self.replica, paths=paths, explainer=explainer, usage=usage)
+        insight = self._looking(view, calls, shards, clock)
         fragments = Fragments(view=view, calls=calls, unreferred=sweep_of_shards.unreferred)
         mover = Mover(replica=self.replica, fragments=fragments)
         keeper = self._keeper(mover, clock)
@@ -132,9 +128,10 @@ class RootOffice:
         )
         self.handlers: Mapping[str, Handler] = service.handlers
 
-    def _register_jobs(
+    def _looking(
         self, view: ClusterView, calls: Calls, shards: Shards, clock: WallClock
-    ) -> None:
+    ) -> Insight:
+        """Register the jobs that look for what is wrong; give what answers operators."""
         sweep_ = Sweep(view=view, shards=shards, calls=calls)
         scrub = ScrubJob(
             replica=self.replica,
@@ -149,6 +146,12 @@ class RootOffice:
         paths = Paths(view=view, shards=shards)
         fsck = FsckJob(replica=self.replica, view=view, shards=shards, paths=paths, clock=clock)
         self.jobs.register(fsck.kind)
+        return Insight(
+            replica=self.replica,
+            paths=paths,
+            explainer=Explainer(view=view, calls=calls, shards=shards, paths=paths),
+            usage=UsageOfAll(view=view, calls=calls, paths=paths),
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run everything until cancelled."""
