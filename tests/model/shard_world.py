@@ -201,7 +201,7 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
                     references[keys.reference(tile.segment, ino, bucket)] += 1
                 elif tile.kind is ExtentKind.INLINE:
                     marks[keys.mark(tile.inline_id, ino)] += 1
-                allocated += tile.length * (tile.kind is not ExtentKind.HOLE and not dead)
+                allocated += tile.length * (tile.kind is not ExtentKind.HOLE)
         if stat.S_ISREG(inode.mode):
             assert reached == inode.size, "extents tile the file"
         assert allocated == inode.allocated

@@ -77,10 +77,11 @@ def resize(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
     if size > inode.size:
         inode = trimming.make_room(draft, ino, inode, size)
         difference = _extend(draft, ino, inode.size, size)
-    elif not size and trimming.is_long(draft, ino, inode):
-        return trimming.doom(draft, ino, inode)
+    elif trimming.is_long(draft, ino, inode, size):
+        inode = trimming.doom(draft, ino, inode, size)
+        difference = _cut_page(draft, ino, size)
     else:
-        difference = _cut(draft, ino, inode.size, size)
+        difference = _drop(draft, ino, inode.size, size) + _cut_page(draft, ino, size)
     return replace(inode, size=size, allocated=inode.allocated + difference)
 
 
@@ -94,19 +95,20 @@ def regular(draft: Draft, ino: int) -> Inode:
     raise FsError(errno.EINVAL, f"inode {ino} is not a file")
 
 
-def _cut(draft: Draft, ino: int, end: int, size: int) -> int:
-    difference = 0
-    for key, value in draft.scan(keys.page(ino, size), keys.page(ino, end)):
-        start = keys.number_at(key, 9)
-        tiles: list[Extent] = []
-        pages.decode_into(tiles, start, value)
-        difference += pages.store(draft, ino, pages.Window([start], tiles), ())
-    if size:
-        window = pages.load(draft, ino, size - 1, size)
-        if extents.end_of(window.tiles) > size:
-            kept = extents.truncate(window.tiles, size)
-            difference += pages.store(draft, ino, window, kept)
-    return difference
+def _drop(draft: Draft, ino: int, end: int, size: int) -> int:
+    """Remove the pages that start in `[size, end)`."""
+    scan = draft.scan(keys.page(ino, size), keys.page(ino, end))
+    return sum(trimming.discard(draft, ino, key, value) for key, value in scan)
+
+
+def _cut_page(draft: Draft, ino: int, size: int) -> int:
+    """Make the page that reaches over `size` end there."""
+    if not size:
+        return 0
+    window = pages.load(draft, ino, size - 1, size)
+    if extents.end_of(window.tiles) <= size:
+        return 0
+    return pages.store(draft, ino, window, extents.truncate(window.tiles, size))
 
 
 def _extend(draft: Draft, ino: int, end: int, size: int) -> int:

@@ -10,9 +10,8 @@ import errno
 
 from msgspec.structs import replace
 
-from cfs.core.api.meta import Extent
 from cfs.core.errors import FsError
-from cfs.core.meta import file_locks, keys, leases, locks, pages, trimming
+from cfs.core.meta import file_locks, keys, leases, locks, trimming
 from cfs.core.meta.commands import Reclaim
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.results import Reclaimed
@@ -36,13 +35,8 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
             draft.set_inode(ino, replace(inode, size=size, allocated=allocated, hlc=draft.now))
             return Reclaimed(done=False)
         budget -= 1
-        if keys.number_at(key, 9) >= inode.size:
-            trimming.discard(draft, ino, key, value)
-            continue
-        size = keys.number_at(key, 9)
-        tiles: list[Extent] = []
-        pages.decode_into(tiles, size, value)
-        allocated += pages.store(draft, ino, pages.Window([size], tiles), ())
+        size = min(size, keys.number_at(key, 9))
+        allocated += trimming.discard(draft, ino, key, value)
     for key, _ in draft.scan(*keys.xattrs_range(ino)):
         if not budget:
             draft.set_inode(ino, replace(inode, size=size, allocated=allocated, hlc=draft.now))

@@ -52,7 +52,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     hlc: int = 0
     """Hybrid logical stamp of the last change."""
     doomed: int = 0
-    """Pages that start in `[size, doomed)` are no part of the file; see `trimming`."""
+    """Pages that start in `[size, doomed)` are no part of the file, but still allocated; see
+    `trimming`."""
     acl: bytes = b""
     default_acl: bytes = b""
     """Access lists; see `acl`."""
@@ -67,7 +68,7 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             gid=self.gid,
             rdev=self.rdev,
             size=self.size,
-            allocated=self.allocated,
+            allocated=min(self.allocated, self.size) if self.doomed else self.allocated,
             atime_ns=self.atime_ns,
             mtime_ns=self.mtime_ns,
             ctime_ns=self.ctime_ns,

@@ -1,9 +1,9 @@
-"""Trimming: what truncating a long file to nothing leaves behind goes in bounded steps.
+"""Trimming: what truncating a long file leaves behind goes in bounded steps.
 
-Such a file may have millions of pages, and applying an entry must stay short. So its size becomes
-0 at once and its pages are *doomed*: pages that start in `[size, doomed)` are no part of the file.
-Each later entry of the shard removes a few; growth first removes those it would reach. Until then
-they still count as references, so nothing they name is collected early.
+Such a file may have millions of pages, and applying an entry must stay short. So its size changes
+at once and its pages beyond are *doomed*: pages that start in `[size, doomed)` are no part of the
+file. Each later entry of the shard removes a few; growth first removes those it would reach. Until
+then they still count: as references, so nothing they name is collected early, and as allocated.
 """
 
 from __future__ import annotations
@@ -20,26 +20,25 @@ from cfs.core.meta.draft import Draft
 from cfs.core.meta.records import PRESENT, Inode, Present
 
 LAZY_PAGES_MIN = 64
-"""Files of fewer pages are truncated at once: 47 us a page measured, 3 ms together."""
+"""Fewer pages are dropped at once: 47 us a page measured, 3 ms together."""
 STEP_PAGES = 32
 """Doomed pages that an entry removes beside its own work: 1.5 ms."""
 GROWTH_PAGES_MAX = 4096
 """Doomed pages that one growth removes: 0.2 s; a larger leap waits for trimming."""
 
 
-def is_long(draft: Draft, ino: int, inode: Inode) -> bool:
-    """Tell whether truncating the file to nothing is left to trimming."""
-    scan = draft.scan(keys.page(ino, 0), keys.page(ino, inode.size))
+def is_long(draft: Draft, ino: int, inode: Inode, size: int) -> bool:
+    """Tell whether dropping the pages from `size` on is left to trimming."""
+    scan = draft.scan(keys.page(ino, size), keys.page(ino, inode.size))
     return next(itertools.islice(scan, LAZY_PAGES_MIN, None), None) is not None
 
 
-def doom(draft: Draft, ino: int, inode: Inode) -> Inode:
-    """Make the file empty and its pages doomed."""
+def doom(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
+    """Make the file end at `size`, where its last page must end, and the pages beyond doomed."""
     if not inode.doomed:
         draft.state.doomed += 1
         draft.put(keys.doomed(ino), PRESENT.encode(Present(draft.now), draft.state.epoch))
-    draft.state.logical_bytes -= inode.allocated
-    return replace(inode, size=0, allocated=0, doomed=max(inode.doomed, inode.size))
+    return replace(inode, size=size, doomed=max(inode.doomed, inode.size))
 
 
 def make_room(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
@@ -50,10 +49,12 @@ def make_room(draft: Draft, ino: int, inode: Inode, size: int) -> Inode:
     if not inode.doomed or size <= inode.size:
         return inode
     start, stop = keys.page(ino, inode.size), keys.page(ino, min(size, inode.doomed))
+    allocated = inode.allocated
     for count, (key, value) in enumerate(draft.scan(start, stop)):
         if count >= GROWTH_PAGES_MAX:
             raise Unavailable(f"inode {ino} is being trimmed: try again")
-        discard(draft, ino, key, value)
+        allocated += discard(draft, ino, key, value)
+    inode = replace(inode, allocated=allocated)
     return _done(draft, ino, inode) if size >= inode.doomed else inode
 
 
@@ -67,8 +68,8 @@ def step(draft: Draft) -> None:
     inode = draft.inode(ino)
     start, stop = keys.page(ino, inode.size), keys.page(ino, max(inode.doomed, inode.size))
     found = list(itertools.islice(draft.scan(start, stop, reverse=True), STEP_PAGES))
-    for key, value in found:
-        discard(draft, ino, key, value)
+    freed = sum(discard(draft, ino, key, value) for key, value in found)
+    inode = replace(inode, allocated=inode.allocated + freed)
     lowest = keys.number_at(found[-1][0], 9) if len(found) == STEP_PAGES else inode.size
     if lowest > inode.size:
         draft.set_inode(ino, replace(inode, doomed=lowest))
@@ -77,13 +78,12 @@ def step(draft: Draft) -> None:
     draft.commit(changed=False)
 
 
-def discard(draft: Draft, ino: int, key: bytes, value: bytes) -> None:
-    """Remove a doomed page; its bytes were taken off the totals when it was doomed."""
+def discard(draft: Draft, ino: int, key: bytes, value: bytes) -> int:
+    """Remove a page; give the difference in allocated bytes."""
     start = keys.number_at(key, 9)
     tiles: list[Extent] = []
     pages.decode_into(tiles, start, value)
-    difference = pages.store(draft, ino, pages.Window([start], tiles), ())
-    draft.state.logical_bytes -= difference
+    return pages.store(draft, ino, pages.Window([start], tiles), ())
 
 
 def forget(draft: Draft, ino: int) -> None:

@@ -260,7 +260,6 @@ def test_a_long_file_is_emptied_at_once_and_trimmed_by_later_entries(
     attr = world.op(SetAttr(ino=ino, size=0))[0]
     kv = world.kvs[0]
     assert (attr.size, attr.allocated) == (0, 0)
-    assert read.totals(kv).logical_bytes == 0
     assert layout(world, ino) == ()
     assert read.candidates(kv, 99) == (segment(10), segment(11)), "trimmed from the end"
     check(world)
@@ -274,4 +273,35 @@ def test_a_long_file_is_emptied_at_once_and_trimmed_by_later_entries(
     while read.totals(kv).doomed:
         world.apply(0)
     assert len(read.candidates(kv, 99)) == 12
+    assert read.totals(kv).logical_bytes == 5
     check(world)
+
+
+@pytest.mark.parametrize("size", [1, 447, 448, 449, 5 * 448 + 3])
+def test_a_long_file_is_cut_at_once_and_trimmed_by_later_entries(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(trimming, "LAZY_PAGES_MIN", 3)
+    monkeypatch.setattr(trimming, "STEP_PAGES", 2)
+    world = World()
+    ino = file(world)
+    for n in range(12):
+        commit(world, ino, *(chunk((n * 64 + k) * 7, 7, k + 1, segment=n) for k in range(64)))
+    before = labels(layout(world, ino))
+    attr = world.op(SetAttr(ino=ino, size=size))[0]
+    assert (attr.size, attr.allocated) == (size, size)
+    assert labels(layout(world, ino)) == before[:size]
+    kv = world.kvs[0]
+    assert read.totals(kv).doomed
+    check(world)
+    commit(world, ino, chunk(size + 3, 7, 99))
+    assert labels(layout(world, ino))[:size] == before[:size]
+    assert labels(layout(world, ino))[size : size + 3] == [None] * 3
+    check(world)
+    world.op(SetAttr(ino=ino, size=max(1, size // 2)))
+    check(world)
+    while read.totals(kv).doomed:
+        world.apply(0)
+        check(world)
+    assert labels(layout(world, ino)) == before[: max(1, size // 2)]
+    assert read.totals(kv).logical_bytes == max(1, size // 2)
