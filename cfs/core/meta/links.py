@@ -20,6 +20,7 @@ from cfs.core.meta.locks import check_open
 from cfs.core.meta.records import Inode
 
 NLINK_MAX = 65_000
+"""Names of a file, as on ext4. Directories may have any number of subdirectories."""
 LINKABLE = 1
 """Flag of an inode that was made without a name and may get its first."""
 
@@ -78,5 +79,5 @@ def check_links(inode: Inode, ino: int) -> None:
     """Raise ENOENT when an inode is removed, EMLINK when it takes no more links."""
     if not inode.nlink and not inode.flags & LINKABLE:
         raise FsError(errno.ENOENT, f"inode {ino} is removed")
-    if inode.nlink >= NLINK_MAX:
+    if inode.nlink >= NLINK_MAX and not stat.S_ISDIR(inode.mode):
         raise FsError(errno.EMLINK, f"inode {ino} has {inode.nlink} links, the most there can be")

@@ -18,6 +18,10 @@ CREATE = 1
 REPLACE = 2
 XATTR_NAME_BYTES_MAX = 255
 VALUE_BYTES_MAX = 64 << 10
+LIST_BYTES_MAX = 64 << 10
+"""Names of one inode, with their ends: a longer list no system call could give."""
+TOTAL_BYTES_MAX = 1 << 20
+"""Values of one inode: setting another looks at all."""
 SPACES = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 """What the names of extended attributes begin with."""
 
@@ -50,6 +54,7 @@ def set_xattr(draft: Draft, op: SetXattr) -> tuple[Attr, ...]:
         raise FsError(errno.EEXIST, f"inode {op.ino} has xattr {op.name!r} already")
     if op.flags & REPLACE and not there:
         raise FsError(errno.ENODATA, f"inode {op.ino} has no xattr {op.name!r}")
+    _check_room(draft, op, key)
     draft.put(key, XATTR.encode(Xattr(op.value), draft.state.epoch))
     return (_touch(draft, op.ino),)
 
@@ -69,6 +74,17 @@ def remove_xattr(draft: Draft, op: RemoveXattr) -> tuple[Attr, ...]:
         raise FsError(errno.ENODATA, f"inode {op.ino} has no xattr {op.name!r}")
     draft.delete(key)
     return (_touch(draft, op.ino),)
+
+
+def _check_room(draft: Draft, op: SetXattr, key: bytes) -> None:
+    """Raise ENOSPC when the inode would have too many extended attributes, or too large ones."""
+    listed, total = len(op.name) + 1, len(op.value)
+    for other, value in draft.scan(*keys.xattrs_range(op.ino)):
+        if other != key:
+            listed += len(other) - len(key) + len(op.name) + 1
+            total += len(value)
+    if listed > LIST_BYTES_MAX or total > TOTAL_BYTES_MAX:
+        raise FsError(errno.ENOSPC, f"inode {op.ino} has no room for xattr {op.name!r}")
 
 
 def _set_list(draft: Draft, inode: Inode, op: SetXattr) -> Attr:

@@ -66,7 +66,6 @@ class Ahead(Ground):
                 return None
             if SPREAD_XATTR in node.xattr_names:
                 return None
-            check_links(directory)
         ino = self._delegations.take_number(node.shard)
         if not ino:
             return None

@@ -8,6 +8,7 @@ nodes.
 from __future__ import annotations
 
 import errno
+import stat
 
 from msgspec.structs import replace
 
@@ -139,5 +140,5 @@ def known(node: Node) -> Attr:
 
 def check_links(attr: Attr) -> None:
     """Raise EMLINK."""
-    if attr.nlink >= NLINK_MAX:
+    if attr.nlink >= NLINK_MAX and not stat.S_ISDIR(attr.mode):
         raise FsError(errno.EMLINK)

@@ -136,9 +136,10 @@ def test_links_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (b"g", b"h", b"i"):
         world.op(Link(ino=file.ino, parent=1, name=name))
     assert refusal(world, Link(ino=file.ino, parent=1, name=b"j")).errno == errno.EMLINK
-    op = Create(parent=top.ino, name=b"z", mode=DIR, uid=0, gid=0)
-    assert refusal(world, op).errno == errno.EMLINK
-    rename = Rename(parent=1, name=b"t", new_parent=top.ino, new_name=b"z")
+    for name in (b"z", b"zz", b"zzz"):
+        make(world, name, DIR, top.ino)
+    assert read.attr(world.kvs[0], top.ino).nlink == 7, "not of subdirectories"
+    rename = Rename(parent=1, name=b"t", new_parent=top.ino, new_name=b"n")
     assert refusal(world, rename).errno == errno.EINVAL
 
 
