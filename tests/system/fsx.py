@@ -2,11 +2,13 @@
 
 Run as a program: python -m tests.system.fsx FILE LOCAL_FILE SEED STEPS. It prints `equal`, or the
 last operations and where the two differ. Beside the classic mix (write, read, truncate, append,
-reading through a map) it reopens, syncs, and writes through a second descriptor.
+reading and writing through a map) it punches, zeroes, allocates and copies ranges, reopens, syncs,
+and writes through a second descriptor. What a local file system may lack is written there instead.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import random
@@ -17,9 +19,19 @@ from pathlib import Path
 SIZE_MAX = 3 << 20
 LENGTHS = (1, 7, 511, 4096, 4097, 20_000, 65_536, 300_000)
 CALLS = {
-    "write": 30, "append": 10, "read": 25, "map_read": 6, "truncate": 8, "punch": 3,
-    "reopen": 6, "sync": 4, "second_write": 5, "look": 3,
+    "write": 30, "append": 10, "read": 25, "map_read": 6, "map_write": 6, "truncate": 8,
+    "cut_and_grow": 3, "punch": 5, "zero": 4, "allocate": 3, "copy": 6, "reopen": 6, "sync": 4,
+    "second_write": 5, "look": 3,
 }  # fmt: skip
+KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def fallocate(fd, mode, offset, length):
+    """fallocate(2) with a mode, which Python does not offer."""
+    if _LIBC.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"fallocate {mode} {offset} {length}: {os.strerror(number)}")
 
 
 class DifferError(AssertionError):
@@ -105,7 +117,61 @@ class Exerciser:
             os.ftruncate(fd, size)
         self._size = size
 
+    def _map_write(self):
+        if not self._size:
+            return
+        at, length = self._span(self._size)
+        content = self._bytes(min(length, self._size - at))
+        for fd in self._files:
+            with mmap.mmap(fd, 0) as view:
+                view[at : at + len(content)] = content
+                view.flush()
+
     def _punch(self):
+        """Make a hole: on the local file, write zeroes."""
+        at, length = self._span(self._size + 1)
+        fallocate(self._files[0], PUNCH_HOLE | KEEP_SIZE, at, length)
+        self._zero_local(at, min(length, self._size - at))
+
+    def _zero(self):
+        at, length = self._span(min(self._size + 10_000, SIZE_MAX))
+        keeps = self._chance.random() < 0.5
+        self.history[-1].append(keeps)
+        fallocate(self._files[0], ZERO_RANGE | (KEEP_SIZE if keeps else 0), at, length)
+        if keeps:
+            length = min(length, self._size - at)
+        self._zero_local(at, length)
+        self._size = max(self._size, at + length)
+
+    def _zero_local(self, at, length):
+        if length > 0:
+            os.pwrite(self._files[1], bytes(length), at)
+
+    def _allocate(self):
+        at, length = self._span(min(self._size + 10_000, SIZE_MAX))
+        keeps = self._chance.random() < 0.3
+        self.history[-1].append(keeps)
+        fallocate(self._files[0], KEEP_SIZE if keeps else 0, at, length)
+        if not keeps and at + length > self._size:
+            self._size = at + length
+            os.ftruncate(self._files[1], self._size)
+
+    def _copy(self):
+        """Copy a range of the file onto another; on the local file, read and write."""
+        at, length = self._span(self._size + 1)
+        to, _ = self._span(min(self._size + 10_000, SIZE_MAX))
+        length = min(length, self._size - at, abs(at - to))
+        content = os.pread(self._files[1], max(0, length), at)
+        done = 0
+        while done < length:
+            count = os.copy_file_range(*self._files[:1] * 2, length - done, at + done, to + done)
+            assert count > 0, "the source has these bytes"
+            done += count
+        if done:
+            os.pwrite(self._files[1], content, to)
+            self._size = max(self._size, to + done)
+
+    def _cut_and_grow(self):
         """Cut short, then grow: what was there must read as zeroes."""
         cut, grown = sorted((self._span(self._size + 1)[0], self._span(self._size + 1)[0]))
         for fd in self._files:

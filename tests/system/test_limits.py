@@ -1,7 +1,5 @@
 """The limits of the full system: each is reached, and what is beyond answers its errno."""
 
-
-
 import concurrent.futures
 import errno
 import fcntl
