@@ -171,6 +171,9 @@ class Space:
             free[node.node_id] = store.free if serving and not store.full else 0
             capacity[node.node_id] = store.capacity
         domains = {n.node_id: n.domain for n in cluster.nodes}
+        up = {n.domain for n in cluster.nodes if n.node_id in shares and n.state in _SERVING}
+        if len(up) <= cluster.profile.parity:
+            known = False  # nowhere to write to for now: that is not a full cluster
         return Totals(
             capacity=_plain_room(capacity, shares, domains, cluster.profile),
             free=_plain_room(free, shares, domains, cluster.profile),

@@ -89,6 +89,21 @@ def test_a_node_that_is_down_has_no_room():
     run(main)
 
 
+def test_nodes_that_are_down_do_not_make_a_cluster_full():
+    async def main():
+        asked = Root([300 * MIB] * 3)
+        space = Space(asked, Buffer(1 << 40), LIMITS)
+        assert await space.check(300 * MIB)
+        asked.states = {1: NodeState.DOWN, 2: NodeState.DOWN}
+        await trio.sleep(20)
+        assert await space.check(300 * MIB), "what is written now waits in the buffer"
+        fresh = Space(asked, Buffer(1 << 40), LIMITS)
+        with pytest.raises(DeadlineExceeded):
+            await fresh.check(1)
+
+    run(main)
+
+
 def test_nothing_known_is_not_nothing_free():
     async def main():
         asked = Root([None, 300 * MIB, 300 * MIB])
