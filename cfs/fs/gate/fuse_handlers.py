@@ -12,7 +12,6 @@ end, which another client may have moved; `Files` places it at the true end.
 """
 
 # ruff: noqa: ARG002  pyfuse3 names the arguments of its handlers
-
 from __future__ import annotations
 
 import errno

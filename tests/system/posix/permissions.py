@@ -93,6 +93,8 @@ bob  | file f; mode f 06777           | open a f w; write a x; fstat a mode  | 0
 bob  | file f 0644 abc; mode f 06777  | truncate f 1; stat f mode            | 0777
 bob  | file f 0644 abc; mode f 06777  | open a f w,trunc; stat f mode        | 0777
 bob  | file f; mode f 06777           | open a f w; pwrite a x 5; fstat a mode | 0777
+bob  | file f; mode f 06767           | open a f w; write a x; fstat a mode  | 0767
+bob  | file f; mode f 02767           | open a f w; write a x; fstat a mode  | 0767
 bob  | file f; mode f 06777           | open a f rw; fallocate a plain 0 10; fstat a mode | 0777
 bob  | file f 0644 abc; mode f 06777  | open a f rw; read a 1; fstat a mode  | 6777
 bob  | file f; mode f 06777           | open a f w; close a; stat f mode     | 6777
