@@ -194,7 +194,14 @@ def mode_after(there: Subject, op: SetAttr) -> int:
             mode &= ~stat.S_ISGID
     if (op.drop_ids or op.uid is not None or op.gid is not None) and not stat.S_ISDIR(mode):
         mode = without_ids(mode)
+        if op.drop_ids and not keeps_group_id(there, caller):
+            mode &= ~stat.S_ISGID
     return mode
+
+
+def keeps_group_id(there: Subject, caller: Caller | None) -> bool:
+    """Tell whether one who changes a file may leave it set-group-id that its group cannot use."""
+    return caller is None or not caller.uid or in_group(caller, there.gid)
 
 
 def without_ids(mode: int) -> int:

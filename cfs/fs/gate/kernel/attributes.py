@@ -125,12 +125,18 @@ class Attributes(Replies):
             return True
         return (ids and bool(node.attr.mode & _SET_IDS)) or _CAPABILITY in node.xattr_names
 
-    async def strip(self, ino: int, *, ids: bool) -> None:
-        """Take a file's capabilities, and with `ids` its set-id bits, away."""
+    async def strip(self, ino: int, *, ids: bool, caller: Caller | None = None) -> None:
+        """Take a file's capabilities, and with `ids` its set-id bits, away.
+
+        Set-group-id of what its group may not execute stays if `caller` is in that group.
+        """
         attr = await self.files.getattr(ino)
         await self._strip_capability(attr)
         if ids and attr.mode & _SET_IDS and not stat.S_ISDIR(attr.mode):
-            await self.files.setattr(ino, drop_ids=True)
+            if access.keeps_group_id(attr, caller):
+                await self.files.setattr(ino, drop_ids=True)
+            else:
+                await self.files.setattr(ino, mode=stat.S_IMODE(attr.mode) & ~_SET_IDS)
 
     async def _strip_capability(self, attr: Attr) -> None:
         if stat.S_ISDIR(attr.mode) or _CAPABILITY not in await self.files.listxattr(attr.ino):

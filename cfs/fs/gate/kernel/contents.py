@@ -121,13 +121,16 @@ class Contents(Directories):
             written = self.files.try_write(fh, offset, data)
             if written is not None:
                 return message.WRITE_OUT.pack(written, 0)
-        return self._write(ino, fh, offset, bytes(data), ids=ids)
+        caller = self.caller(request) if ids else None
+        return self._write(ino, fh, offset, bytes(data), ids=ids, caller=caller)
 
-    async def _write(self, ino: int, fh: int, offset: int, data: bytes, *, ids: bool) -> bytes:
+    async def _write(
+        self, ino: int, fh: int, offset: int, data: bytes, *, ids: bool, caller: Caller | None
+    ) -> bytes:
         self.invalidator.write_begins(ino)
         try:
             if self.privileged(ino, ids=ids):
-                await self.strip(ino, ids=ids)
+                await self.strip(ino, ids=ids, caller=caller)
             written = await self.files.write(fh, offset, data)
         finally:
             self.invalidator.write_ends(ino)
