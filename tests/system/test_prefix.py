@@ -78,6 +78,34 @@ def gone(mount):
     return str(mount) not in open("/proc/self/mounts").read()  # noqa: PTH123
 
 
+def on_local_disk(base, history_, *, stop, without=-1):
+    """Carry out a history up to `stop`, or until an operation misses the one left out."""
+    for root in history.ROOTS:
+        (base / root).mkdir(parents=True)
+    for index, (call, _, arguments) in enumerate(history_.calls[:stop]):
+        if index != without and call != "pause":
+            try:
+                history.perform(base, call, arguments)
+            except OSError:
+                assert without >= 0
+                break
+    return history.walk(base)
+
+
+def test_the_checker_finds_where_a_history_ended_and_that_one_has_a_hole(tmp_path):
+    refused = 0
+    for seed in range(20):
+        chance = random.Random(seed)
+        made = history.History(seed, 120)
+        stop = chance.randrange(120)
+        found = on_local_disk(tmp_path / f"{seed}", made, stop=stop)
+        assert made.survived(found, stop, stop) == (stop, "")
+        assert made.survived(found, 120, 0)[0] >= stop
+        found = on_local_disk(tmp_path / f"{seed}h", made, stop=120, without=stop)
+        refused += made.survived(found, 120, 0)[0] is None
+    assert refused > 5, "the others left out what shows nowhere"
+
+
 @pytest.mark.parametrize("number", range(ROUNDS))
 def test_a_killed_client_leaves_a_prefix(cluster, writers, number):
     chance = random.Random(number)
