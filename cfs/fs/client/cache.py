@@ -84,6 +84,8 @@ class Cache:
         self._put_offs: dict[int, Attr] = {}
         self._nodes: OrderedDict[int, Node] = OrderedDict()
         self._entries = 0
+        self._nodes_max, self._entries_max = limits.nodes, limits.entries
+        """Beyond these something is pushed out; higher while nodes in use are too many."""
         self._epochs = itertools.count(1)
 
     # --- asking
@@ -92,7 +94,7 @@ class Cache:
         """Give the node of an inode, making it."""
         node = self._nodes.get(ino)
         if node is None:
-            if len(self._nodes) >= self._limits.nodes:
+            if len(self._nodes) >= self._nodes_max:
                 self._shrink()  # before: the new one must not go
             node = self._nodes[ino] = Node(ino)
             node.epoch = next(self._epochs)  # not that of a node pushed out before
@@ -207,7 +209,7 @@ class Cache:
             self._entries += 1
         node.entries[name.name] = name
         node.listing = None
-        if self._entries > self._limits.entries:
+        if self._entries > self._entries_max:
             self._shrink()
 
     def grant_directory(self, ino: int, modes: int, token: int) -> bool:
@@ -239,7 +241,7 @@ class Cache:
             self._entries += 1
         node.entries[name.name] = name
         node.listing = None
-        if self._entries > self._limits.entries:
+        if self._entries > self._entries_max:
             self._shrink()
 
     def unlearn_name(self, parent: int, name: bytes) -> None:
@@ -324,7 +326,16 @@ class Cache:
         node.epoch = next(self._epochs)
 
     def _shrink(self) -> None:
-        """Push out the least recently used; an eighth at once, so that it is rare."""
+        """Push out the least recently used; an eighth at once, so that it is rare.
+
+        Where nodes in use leave it above the bound, it is tried again an eighth later.
+        """
+        self._push_out_oldest()
+        limits = self._limits
+        self._nodes_max = max(limits.nodes, len(self._nodes) + limits.nodes // 8)
+        self._entries_max = max(limits.entries, self._entries + limits.entries // 8)
+
+    def _push_out_oldest(self) -> None:
         nodes_goal = self._limits.nodes * 7 // 8
         entries_goal = self._limits.entries * 7 // 8
         for ino in list(self._nodes):
