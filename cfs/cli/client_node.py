@@ -16,6 +16,8 @@ from cfs.cli.ports import Ports
 from cfs.cli.process import Process
 from cfs.core.api import root
 from cfs.core.data.pipeline import Sealer
+from cfs.core.errors import CfsError
+from cfs.fs.client.claim import Claim
 from cfs.fs.client.files import Files
 from cfs.fs.client.handover import Handed
 from cfs.fs.client.limits import Limits
@@ -32,10 +34,12 @@ class ClientNode:
         self.process = Process(directory, handlers={"client.recall": self._recall}, ports=ports)
 
     async def start(
-        self, nursery: trio.Nursery, adopt: Callable[[], Awaitable[Handed]] | None = None
-    ) -> Files:
+        self, nursery: trio.Nursery, adopt: Callable[[], Awaitable[Handed]] | None = None,
+        *, exclusive: bool = False,
+    ) -> Files:  # fmt: skip
         """Connect, fetch the volume keys, take a session; the work goes on in `nursery`.
 
+        `exclusive`: no other client may use the file system. Raises EBUSY, naming who does.
         With `adopt`, called when all else is ready, go on with the session of another process.
         """
         process = self.process
@@ -83,6 +87,13 @@ class ClientNode:
         await self.files.start(nursery, session=own)
         if handed is not None:
             self.files.take_over(handed)
+        claim = Claim(self.files.client, exclusive=exclusive)
+        try:
+            await claim.take()
+        except CfsError:
+            await self.files.close()
+            raise
+        nursery.start_soon(claim.keep)
         return self.files
 
     async def _recall(self, context: object, request: object, payload: object) -> object:

@@ -41,6 +41,12 @@ def mount(
     subdir: Annotated[
         str, typer.Option("--subdir", help="Mount only this directory, a path from the root.")
     ] = "",
+    exclusive: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option(
+            "--exclusive", help="Only while nobody else mounts: the kernel writes back by itself."
+        ),
+    ] = False,
     binding: Annotated[
         str, typer.Option("--binding", help="kernel or pyfuse3; else as configured.")
     ] = "",
@@ -57,7 +63,9 @@ def mount(
         _check(mountpoint)
     if binding and binding not in BINDINGS:
         raise Refused(f"{binding} is no binding; choose {' or '.join(BINDINGS)}")
-    view = View(read_only=read_only, root_squash=root_squash, subdir=subdir)
+    if exclusive and binding == "pyfuse3":
+        raise Refused("--exclusive needs the kernel binding")
+    view = View(read_only=read_only, root_squash=root_squash, subdir=subdir, exclusive=exclusive)
     if take_over and (not foreground or binding == "pyfuse3"):
         raise Refused("--take-over needs --foreground and the kernel binding; use cfs remount")
     if foreground:
@@ -73,11 +81,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
     root_squash: bool = False
     subdir: str = ""
+    exclusive: bool = False
 
     def words(self) -> list[str]:
         """Give it as options of `cfs mount`."""
         words = ["--read-only"] if self.read_only else []
         words += ["--root-squash"] if self.root_squash else []
+        words += ["--exclusive"] if self.exclusive else []
         return [*words, "--subdir", self.subdir] if self.subdir else words
 
 
@@ -125,7 +135,7 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_
 
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
-        files = await node.start(nursery, adopt if take_over else None)
+        files = await node.start(nursery, adopt if take_over else None, exclusive=view.exclusive)
         root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
         subdir = view.subdir.strip("/")
         options = MountOptions(
@@ -133,6 +143,7 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_
             name=f"cfs:{node.process.view.map.name}" + (f"/{subdir}" if subdir else ""),
             root=root,
             root_squash=view.root_squash,
+            exclusive=view.exclusive,
         )
         if taken:
             await kernel_mount.serve_mount(

@@ -59,6 +59,8 @@ class LockHolder(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     kind: int
     pid: int
     flock: bool = False
+    name: str = ""
+    """Of the client, in answers to `GetLock`."""
 
 
 class GetLock(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

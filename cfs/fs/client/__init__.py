@@ -21,6 +21,7 @@ ahead       operations carried out here first, under delegations
 ground      what those check and change
 names       the operations on directories
 contents    the operations on open files and on attributes
+claim       the claim of every client on the whole file system, shared or exclusive
 locking     flock and byte-range locks
 ranges      allocating, punching, seeking, copying; unnamed files
 paths       path helpers for Python

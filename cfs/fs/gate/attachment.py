@@ -30,6 +30,8 @@ class MountOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Inode of the directory that is the mount's root."""
     root_squash: bool = False
     """User 0 and group 0 are nobody's here."""
+    exclusive: bool = False
+    """Nobody else has the file system: the kernel may write back in its own time."""
     signals: bool = True
     """Unmount on SIGTERM and SIGINT, everything committed. Without it whoever ends the process
     must unmount first: cancelled together with what `files` runs on, the mount cannot commit."""

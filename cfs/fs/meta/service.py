@@ -10,6 +10,7 @@ import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import structlog
 import trio
 
@@ -233,7 +234,12 @@ class MetaService:
                 state, request.ino, request.session, request.owner, request.start, request.end,
                 request.kind, flock=request.flock,
             )  # fmt: skip
-            return meta.GetLockReply(at=led.group.applied, holder=next(found, None))
+            holder = next(found, None)
+            if holder is not None:
+                record = read.session(state, holder.session)
+                name = record.name if record is not None else ""
+                holder = msgspec.structs.replace(holder, name=name)
+            return meta.GetLockReply(at=led.group.applied, holder=holder)
 
         return led.serve_read(now)
 

@@ -3,7 +3,8 @@
 A write whose lease is held goes from the request's buffer into the dirty buffer, a read whose
 bytes are here is answered from them: no task, no other copy. Files opened to append bypass the
 page cache: the kernel places an append where *it* last saw the end, which another client may have
-moved; `Files` places it at the true end.
+moved; `Files` places it at the true end. A kernel that writes back (an exclusive mount) places it
+right.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _DIRECT = int(Fopen.DIRECT_IO | Fopen.PARALLEL_DIRECT_WRITES)
 class Contents(Directories):
     """Handlers of open files."""
 
+    open_flags = -1
+    """Those that count. Where the kernel writes back, an append is where it says."""
+
     def __init__(
         self, files: Files, inodes: Inodes, invalidator: Invalidator, entries: Entries
     ) -> None:
@@ -55,7 +59,7 @@ class Contents(Directories):
     def open(self, request: Request) -> Answer:
         """OPEN, with O_TRUNC done."""
         ino = request.node
-        flags, how = request.fields
+        flags, how = request.fields[0] & self.open_flags, request.fields[1]
         caller = self.caller(request)
         fh = self.files.try_open(ino, flags, caller=caller)
         return self._open(ino, flags, how, caller) if fh is None else self._opened(fh, ino, flags)
@@ -70,6 +74,7 @@ class Contents(Directories):
     def create(self, request: Request) -> Answer:
         """CREATE."""
         flags, mode, umask, _ = request.fields
+        flags &= self.open_flags
         maker = self.maker(request)
         made = self.files.try_create_file(
             request.node, request.names[0], mode, flags, umask=umask, **maker
@@ -83,6 +88,7 @@ class Contents(Directories):
     def tmpfile(self, request: Request) -> Answer:
         """TMPFILE: a file without a name."""
         flags, mode, umask, _ = request.fields
+        flags &= self.open_flags
         return self._tmpfile(request.node, mode, flags, umask, self.maker(request))
 
     async def _tmpfile(self, parent: int, mode: int, flags: int, umask: int, maker: Maker) -> bytes:

@@ -108,6 +108,8 @@ def _build(
     operations = Operations(files, inodes, invalidator, entries)
     operations.callers = Callers(squash=options.root_squash)
     wanted = WANTED | LOCKS if hasattr(files, "setlk") else WANTED
+    if options.exclusive:
+        wanted = wanted | Init.WRITEBACK_CACHE
     table = operations.table()
     if options.read_only:
         table = narrowed.read_only(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cfs.fs.gate.kernel.controls import Controls
 from cfs.fs.gate.kernel.door import State
 from cfs.fs.gate.kernel.flags import Init
@@ -25,6 +27,7 @@ class Operations(Controls):
         """Take in what kernel and daemon have agreed on."""
         # the kernel lets root pass where a squashed one must not
         self.flags = flags
+        self.open_flags = ~os.O_APPEND if flags & Init.WRITEBACK_CACHE else -1
         self.entries.enabled = bool(flags & Init.HAS_EXPIRE_ONLY) and not self.callers.squash
 
     def table(self) -> dict[int, Handler]:

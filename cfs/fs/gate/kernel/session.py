@@ -60,7 +60,7 @@ WANTED = (
 )  # fmt: skip
 """Asked for where the kernel has it. AUTO_INVAL_DATA: the kernel asks for attributes, whose life
 ends with the lease, before it reads from its pages. DONT_MASK: an inherited access list counts
-instead of the umask. WRITEBACK_CACHE never: DESIGN 6."""
+instead of the umask. WRITEBACK_CACHE is for exclusive mounts only: DESIGN 6."""
 LOCKS = Init.POSIX_LOCKS | Init.FLOCK_LOCKS
 
 _INIT_OUT = Struct("=IIIIHHIIHHIIH22x")
