@@ -290,6 +290,49 @@ def test_two_mounts_see_each_other(place, cluster):
         assert stat.S_IMODE((place / "f").stat().st_mode) == 0o600 + number % 8
 
 
+def test_names_the_kernel_keeps_end_when_others_change_them(place, cluster):
+    other = cluster.mount / place.relative_to(place.parent)
+    (place / "here").mkdir()
+    old = Path.cwd()
+    os.chdir(place / "here")
+    try:
+        for number in range(full(20, 6)):
+            (place / f"a{number}").mkdir()
+            (place / f"a{number}" / "f").write_bytes(b"%d" % number)
+            for _ in range(3):
+                os.stat(place / f"a{number}" / "f")
+                refuses(errno.ENOENT, os.stat, place / f"x{number}")
+            os.rename(other / f"a{number}", other / f"b{number}")
+            refuses(errno.ENOENT, os.stat, place / f"a{number}" / "f")
+            assert (place / f"b{number}" / "f").read_bytes() == b"%d" % number
+            (other / f"x{number}").write_bytes(b"")
+            assert not os.stat(place / f"x{number}").st_size
+            os.unlink(other / f"x{number}")
+            refuses(errno.ENOENT, os.stat, place / f"x{number}")
+        assert Path.cwd() == place / "here"  # what is expired is not thrown away
+    finally:
+        os.chdir(old)
+
+
+def test_two_mounts_at_work_in_one_directory_do_not_wait_for_each_other(place, cluster):
+    script = (
+        "import os,sys\n"
+        "for i in range(int(sys.argv[3])):\n"
+        "  p=f'{sys.argv[1]}/{sys.argv[2]}{i}'\n"
+        "  os.close(os.open(p,os.O_CREAT|os.O_EXCL|os.O_WRONLY)); os.stat(p); os.rename(p,p+'r')\n"
+    )
+    other = cluster.mount / place.relative_to(place.parent)
+    count = full(300, 60)
+    working = [
+        subprocess.Popen([sys.executable, "-c", script, where, name, str(count)])
+        for where, name in ((place, "a"), (other, "b"), (place, "c"), (other, "d"))
+    ]
+    for process in working:
+        assert process.wait(timeout=120) == 0
+    expected = sorted(f"{name}{n}r" for name in "abcd" for n in range(count))
+    assert sorted(os.listdir(place)) == sorted(os.listdir(other)) == expected
+
+
 def test_read_only(cluster, tmp_path):
     for binding in BINDINGS:
         point = tmp_path / binding
