@@ -136,7 +136,10 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
         files = await node.start(nursery, adopt if take_over else None, exclusive=view.exclusive)
-        root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
+        if taken:
+            root = taken[0].state.root
+        else:
+            root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
         subdir = view.subdir.strip("/")
         options = MountOptions(
             read_only=view.read_only,

@@ -306,6 +306,21 @@ def test_a_mount_of_a_sub_directory(place, more):
         assert open_by_number(mount, outside) == errno.ESTALE
 
 
+def test_a_narrowed_mount_stays_so_under_a_new_daemon(place, more):
+    (place / "root").mkdir()
+    (place / "root" / "f").write_bytes(b"in")
+    os.chmod(place / "root" / "f", 0o600)
+    (place / "outside").write_bytes(b"out")
+    mount = more("handed", "--subdir", f"/{place.name}/root", "--root-squash")
+    os.rename(place / "root", place / "moved")
+    cfs("remount", mount)
+    assert os.listdir(mount) == ["f"]
+    refuses(errno.EACCES, open, mount / "f")
+    assert open_by_number(mount, place / "outside") == errno.ESTALE
+    (place / "moved" / "g").write_bytes(b"")
+    assert sorted(os.listdir(mount)) == ["f", "g"]
+
+
 def test_a_sub_directory_that_is_not_there_is_said(cluster, more, tmp_path):
     del more
     directory = cluster.state / "client-absent"

@@ -24,7 +24,7 @@ ROOT_NODE = 1
 NOBODY = 65_534
 REMEMBERED_S = 1.0
 REMEMBERED_MAX = 1024
-"""Threads whose groups are remembered: 25 µs each to read again."""
+"""Threads whose groups are remembered: 12 µs of CPU each to read again."""
 GROUPS_MAX = 256
 """Groups of a caller that count and travel; the first ones. NFS carries 16."""
 

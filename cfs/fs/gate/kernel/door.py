@@ -50,6 +50,8 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """How often the kernel was given an inode and has not forgotten it."""
     tainted: tuple[int, ...]
     """Inodes whose pages must go before the kernel is given attributes."""
+    root: int = 1
+    """Inode of the mount's root, whatever its path is by now."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):

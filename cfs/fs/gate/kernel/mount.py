@@ -22,7 +22,7 @@ from cfs.fs.gate.attachment import (
     device_of,
     raise_readahead,
 )
-from cfs.fs.gate.callers import Callers, outward
+from cfs.fs.gate.callers import ROOT_NODE, Callers, outward
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import narrowed
@@ -156,13 +156,14 @@ class Leaving:
         handed = await self._files.hand_over(deadline)
         counts = operations.inodes.counts()
         # no lease will be told of to whoever has the kernel below: what it may use ends now
-        await trio.to_thread.run_sync(self._notifier.drop_attributes, list(counts))
+        await trio.to_thread.run_sync(self._notifier.drop_attributes, [ROOT_NODE, *counts])
         await operations.entries.over()
         return State(
             files=handed,
             agreed=operations.flags,
             counts=counts,
             tainted=operations.inodes.doubtful(),
+            root=operations.root or ROOT_INO,
         )
 
     def stay(self) -> None:
