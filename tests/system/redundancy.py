@@ -66,12 +66,12 @@ class Load(threading.Thread):
         self.error = None
         self._chance = random.Random(seed)
         self._pause_s = pause_s
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self):
         try:
             self.root.mkdir(exist_ok=True)
-            while not self._stop.wait(self._pause_s):
+            while not self._ended.wait(self._pause_s):
                 self._one()
         except Exception as error:  # noqa: BLE001 - told by `end`
             self.error = error
@@ -94,7 +94,7 @@ class Load(threading.Thread):
 
     def end(self):
         """Stop, and fail if an operation failed."""
-        self._stop.set()
+        self._ended.set()
         self.join(120)
         assert not self.is_alive(), "an operation of the load hangs"
         assert self.error is None, f"the load failed: {self.error!r}"
