@@ -13,6 +13,7 @@ import typer
 
 from cfs.cli import (
     admin,
+    clone,
     cluster,
     debug,
     down,
@@ -22,6 +23,7 @@ from cfs.cli import (
     node,
     remount,
     serve,
+    snapshot,
     status,
     sync,
     umount,
@@ -44,6 +46,8 @@ app.add_typer(serve.app, name="serve")
 app.add_typer(debug.app, name="debug")
 app.add_typer(key.app, name="key")
 app.add_typer(admin.app, name="admin")
+app.add_typer(snapshot.app, name="snapshot")
+app.command("clone")(clone.clone)
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)
 app.command("remount")(remount.remount)

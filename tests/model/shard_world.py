@@ -11,7 +11,7 @@ from cfs.core.api.meta import Attr, Extent, ExtentKind, OpResult
 from cfs.core.errors import from_wire
 from cfs.core.ids import ROOT_INO, SERIAL_BITS
 from cfs.core.kv import MemoryStore, prefix_end
-from cfs.core.meta import intents, keys, pages, read
+from cfs.core.meta import intents, keys, pages, read, versions
 from cfs.core.meta import records as r
 from cfs.core.meta.commands import (
     Batch,
@@ -206,11 +206,17 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
             assert reached == inode.size, "extents tile the file"
         assert allocated == inode.allocated
         logical += allocated
+    _check_versions(kv, references, marks)
     assert {k: r.COUNT.decode(v).extents for k, v in _all(kv, b"r")} == dict(references)
     stored = {k: r.MARK.decode(v) for k, v in _all(kv, b"n")}
-    assert {k: m.refs for k, m in stored.items()} == dict(marks)
+    of_versions = {k[1:]: c for k, c in marks.items() if k[:1] == b"N"}
+    assert {k: m.refs for k, m in stored.items()} == {
+        k: c for k, c in marks.items() if k[:1] == b"n"
+    }
     kept = {(k[9:17], k[1:9]): len(r.INLINE.decode(v).sealed) for k, v in _all(kv, b"b")}
-    assert kept == {(k[1:9], k[9:17]): m.stored for k, m in stored.items()}
+    by_live = {(k[1:9], k[9:17]): m.stored for k, m in stored.items()}
+    assert {k: kept[k] for k in by_live} == by_live
+    assert set(kept) == set(by_live) | {(k[:8], k[8:]) for k in of_versions}
     live = {k[1:17] for k in references}
     assert not live & {k[1:] for k, _ in _all(kv, b"z")}
     orphans = {keys.number_at(k, 1) for k, _ in _all(kv, b"o")}
@@ -236,6 +242,35 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
         assert not locks
         parts = [intents.INTENT.decode(v).phase for _, v in _all(kv, b"t")]
         assert intents.Phase.PREPARED not in parts
+
+
+def _check_versions(kv: MemoryStore, references: Counter[bytes], marks: Counter[bytes]) -> None:
+    """Check what is kept for snapshots; add what its pages refer to."""
+    state = read.totals(kv)
+    found = dict(_all(kv, b"h"))
+    ended = {k[5:] + k[1:5] for k, _ in _all(kv, b"H")}
+    assert ended == {k[1:] for k in found}
+    assert state.versions == len(found)
+    assert state.trims == len(list(_all(kv, b"g")))
+    for version, value in found.items():
+        key, until = keys.of_version(version)
+        assert r.since_of(value) < until <= state.epoch
+        if not state.trims:
+            assert versions.needed(state.snapshots, r.since_of(value), until)
+        live = kv.get(key)
+        assert live is None or r.since_of(live) >= until
+        if key[:1] != b"e":
+            continue
+        ino, tiles = keys.number_at(key, 1), list[Extent]()
+        pages.decode_into(tiles, keys.number_at(key, 9), value)
+        for tile in tiles:
+            if tile.kind is ExtentKind.CHUNK:
+                bucket = keys.KEPT | tile.offset >> keys.BUCKET_SHIFT
+                references[keys.reference(tile.segment, ino, bucket)] += 1
+            elif tile.kind is ExtentKind.INLINE:
+                marks[keys.kept_inline(tile.inline_id, ino)] += 1
+    counted = {k: r.COUNT.decode(v).extents for k, v in _all(kv, b"N")}
+    assert counted == {k: c for k, c in marks.items() if k[:1] == b"N"}
 
 
 def _all(kv: MemoryStore, kind: bytes) -> Any:

@@ -6,6 +6,7 @@
     session   sessions and recalls  (client <-> shard leader)
     store     fragments and the dedupe index                     (anyone -> storage node)
     root      sessions, enrolment, heartbeats, the map            (anyone -> root leader)
+    snapshots what snapshots there are; taking one               (root leader -> shard leader)
     methods   the table: number, types, who may call, idempotent
 
 Every message is a frozen msgspec struct encoded as a msgpack array; new fields go last, with a

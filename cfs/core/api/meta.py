@@ -287,6 +287,8 @@ class Lookup(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     parent: int
     name: bytes
     lease: bool = True
+    snapshot: int = 0
+    """Epoch of the snapshot to look at, 0: none. Nothing of it is leased. Raises ESTALE."""
 
 
 class LookupReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -307,6 +309,7 @@ class GetAttr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     session: int
     ino: int
     lease: int = 0
+    snapshot: int = 0
 
 
 class GetAttrReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -326,6 +329,7 @@ class ReadDir(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     cookie: int
     limit: int
     lease: bool = True
+    snapshot: int = 0
 
 
 class ReadDirReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -353,6 +357,7 @@ class Layout(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     offset: int
     length: int
     lease: int = 0
+    snapshot: int = 0
 
 
 class LayoutReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

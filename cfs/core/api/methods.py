@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import insight, meta, moving, root, scrub, store
+from cfs.core.api import insight, meta, moving, root, scrub, snapshots, store
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -91,6 +91,8 @@ METHODS: tuple[Method, ...] = (
     _row(7, "root.status", root.GetStatus, root.Status, _ANY, idempotent=True),
     _row(8, "root.admin", root.Admin, root.AdminReply, frozenset({_ADMIN}), idempotent=False),
     _row(10, "root.findings", scrub.ReportFindings, _E, _NODES, idempotent=True),
+    _row(9, "root.snapshots", snapshots.GetSnapshots, snapshots.GetSnapshotsReply, _ANY,
+         idempotent=True),
     # metadata
     _row(20, "meta.mutate", meta.Mutate, meta.MutateReply, _USERS, idempotent=True),
     _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _writers, idempotent=True),
@@ -115,6 +117,7 @@ METHODS: tuple[Method, ...] = (
     _row(45, "meta.rebuild", scrub.RebuildReplica, _E, _metas | {_ADMIN}, idempotent=True),
     _row(46, "meta.export", insight.ExportState, insight.ExportStateReply, frozenset({_ADMIN}),
          idempotent=False),
+    _row(52, "meta.snapshot", snapshots.TakePart, _E, _metas, idempotent=True),
     # storage
     _row(60, "store.put", store.PutFragment, _E, _writers | {_STORAGE}, idempotent=True),
     _row(61, "store.get", store.GetFragment, store.FragmentInfo, _ANY, idempotent=True),

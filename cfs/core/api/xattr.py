@@ -12,6 +12,7 @@ class GetXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     session: int
     ino: int
     name: bytes
+    snapshot: int = 0
 
 
 class ListXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -20,6 +21,7 @@ class ListXattr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     shard: int
     session: int
     ino: int
+    snapshot: int = 0
 
 
 class XattrReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

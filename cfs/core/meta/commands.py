@@ -23,6 +23,8 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     TxnForget     Done              every part is finished
     Mend          Done              fsck: counts of an inode are right again
     DropEntry     Done              fsck: a name that leads nowhere is gone
+    TakeSnapshot  Done              what is current now is a snapshot
+    DropSnapshot  Done              a snapshot is gone, or never will be
 """
 
 from __future__ import annotations
@@ -314,6 +316,18 @@ class DropEntry(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     ino: int
 
 
+class TakeSnapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="snapshot"):
+    """Let what is current now be the snapshot `epoch`. Refused when a later epoch was seen."""
+
+    epoch: int
+
+
+class DropSnapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="unsnapshot"):
+    """Delete a snapshot; one not taken here is refused for ever."""
+
+    epoch: int
+
+
 Command: TypeAlias = (
     ClientOps
     | InitShard
@@ -334,6 +348,8 @@ Command: TypeAlias = (
     | TxnForget
     | Mend
     | DropEntry
+    | TakeSnapshot
+    | DropSnapshot
 )
 
 

@@ -19,9 +19,10 @@ from cfs.core.api.meta import Attr
 from cfs.core.errors import FsError
 from cfs.core.ids import SERIAL_BITS, Ino, ShardId, SiteId, make_ino, serial_of
 from cfs.core.kv import Writer
-from cfs.core.meta import keys
+from cfs.core.meta import keys, versions
 from cfs.core.meta.records import (
     COUNT,
+    INLINE,
     INODE,
     MARK,
     PRESENT,
@@ -53,6 +54,8 @@ class Draft:
         self._inodes: dict[int, Inode | None] = {}
         self._references: dict[tuple[bytes, int, int], int] = {}
         self._marks: dict[tuple[int, int], int] = {}
+        self._kept: dict[tuple[int, int], int] = {}
+        self._repacked: set[bytes] = set()
         self.now = 0
         self.tick()
         self._saved = copy.copy(self.state)
@@ -70,6 +73,8 @@ class Draft:
 
         Not `changed`: only its answer is recorded, the namespace is as it was.
         """
+        if self.state.snapshots:
+            self._keep_versions()
         since, put, delete = self.state.epoch, self.kv.put, self.kv.delete
         encoded = [
             (ino, None if inode is None else INODE.encode(inode, since))
@@ -88,6 +93,8 @@ class Draft:
             else:
                 put(key, value)
         self._changes.clear()
+        if self._kept:
+            self._settle_kept()
         if self._marks:
             self._settle_marks()
         if self._references:
@@ -102,6 +109,8 @@ class Draft:
         self._changes.clear()
         self._references.clear()
         self._marks.clear()
+        self._kept.clear()
+        self._repacked.clear()
         self.state = copy.copy(self._saved)
         self.tick()
 
@@ -124,6 +133,11 @@ class Draft:
     def delete(self, key: bytes) -> None:
         """See `Writer.delete`."""
         self._changes[key] = None
+
+    def repack(self, key: bytes, value: bytes) -> None:
+        """Put what means the same as before: snapshots show it too, nothing is kept."""
+        self._changes[key] = value
+        self._repacked.add(key)
 
     def scan(
         self, start: bytes, end: bytes, *, reverse: bool = False
@@ -230,6 +244,19 @@ class Draft:
         key = (inline_id, ino)
         self._marks[key] = self._marks.get(key, 0) + difference
 
+    def keep_inline(self, inline_id: int, ino: int, difference: int) -> None:
+        """Count tiles of kept pages that refer to an inline chunk, more or fewer."""
+        key = (inline_id, ino)
+        self._kept[key] = self._kept.get(key, 0) + difference
+
+    def _keep_versions(self) -> None:
+        for ino in self._inodes:
+            versions.keep(self, keys.inode(ino))
+        for key in self._changes:
+            if versions.is_versioned(key) and key not in self._repacked:
+                versions.keep(self, key)
+        self._repacked.clear()
+
     def _settle_references(self) -> None:
         kv, since = self.kv, self.state.epoch
         emptied: dict[bytes, None] = {}
@@ -274,9 +301,28 @@ class Draft:
                 kv.put(key, MARK.encode(mark, since))
             else:
                 kv.delete(key)
-                kv.delete(keys.inline(ino, inline_id))
-                self.state.inline_bytes -= mark.stored
+                if kv.get(keys.kept_inline(inline_id, ino)) is None:
+                    kv.delete(keys.inline(ino, inline_id))
+                    self.state.inline_bytes -= mark.stored
         self._marks.clear()
+
+    def _settle_kept(self) -> None:
+        kv, since = self.kv, self.state.epoch
+        for (inline_id, ino), difference in self._kept.items():
+            key = keys.kept_inline(inline_id, ino)
+            value = kv.get(key)
+            count = difference if value is None else COUNT.decode(value).extents + difference
+            assert count >= 0
+            if count:
+                kv.put(key, COUNT.encode(Count(count), since))
+                continue
+            kv.delete(key)
+            if kv.get(keys.mark(inline_id, ino)) is None:
+                inline = kv.get(keys.inline(ino, inline_id))
+                assert inline is not None
+                self.state.inline_bytes -= len(INLINE.decode(inline).sealed)
+                kv.delete(keys.inline(ino, inline_id))
+        self._kept.clear()
 
 
 def cross_shard(ino: int) -> FsError:

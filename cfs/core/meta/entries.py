@@ -15,15 +15,18 @@ from cfs.core.meta.draft import Draft
 from cfs.core.meta.records import ENTRIES, Entries, Slot
 
 NAME_BYTES_MAX = 255
+SNAPSHOTS = b".snapshots"
+"""In every directory, though none holds it: what snapshots show of the directory."""
+RESERVED = frozenset({b".", b"..", SNAPSHOTS})
 
 
 def check_name(name: bytes) -> None:
-    """Refuse what cannot name a new entry. Raises ENAMETOOLONG, EINVAL, EEXIST (`.`, `..`)."""
+    """Refuse what cannot name a new entry. Raises ENAMETOOLONG, EINVAL, EEXIST (`RESERVED`)."""
     if len(name) > NAME_BYTES_MAX:
         raise FsError(errno.ENAMETOOLONG, f"name has {len(name)} bytes, at most {NAME_BYTES_MAX}")
     if not name or b"/" in name or b"\0" in name:
         raise FsError(errno.EINVAL, f"{name!r} is no name")
-    if name in {b".", b".."}:
+    if name in RESERVED:
         raise FsError(errno.EEXIST, f"{name!r} is in every directory")
 
 

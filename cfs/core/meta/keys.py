@@ -24,6 +24,9 @@
     l R                             the cluster's directory rename lock (shard 0)
     c segment16                     condemned segment
     D session8 first8               deleted segments `first..last` of a session
+    h key until4, H until4 key      what a key was before; see `versions`
+    N inline8 ino8                  how many tiles of kept pages refer to an inline chunk
+    g epoch4                        deleted snapshot whose versions are still to be trimmed
     m                               the shard's own state
 
 The bucket has five bytes because file offsets reach 2^63. A name's hash is the first 58 bits of
@@ -37,6 +40,8 @@ from hashlib import blake2b
 
 BUCKET_SHIFT = 26
 BUCKET_BYTES = 5
+KEPT = 1 << 39
+"""Set in the bucket of references by pages that only snapshots show."""
 SLOTS_MAX = 16
 COOKIE_FIRST = 3
 OFFSET_MAX = (1 << 63) - 1
@@ -204,3 +209,33 @@ def condemned(segment: bytes) -> bytes:
 def deleted(session_id: int, first: int) -> bytes:
     """Key of a range of deleted segments."""
     return b"D" + session_id.to_bytes(8, "big") + first.to_bytes(8, "big")
+
+
+def version(key: bytes, until: int) -> bytes:
+    """Key of what `key` was until an epoch."""
+    return b"h" + key + until.to_bytes(4, "big")
+
+
+def of_version(found: bytes) -> tuple[bytes, int]:
+    """Give what `version` was made of."""
+    return found[1:-4], int.from_bytes(found[-4:], "big")
+
+
+def version_ended(until: int, key: bytes) -> bytes:
+    """Key of the same, by when it ended."""
+    return b"H" + until.to_bytes(4, "big") + key
+
+
+def kept_inline(inline_id: int, ino: int) -> bytes:
+    """Key of how often kept pages refer to an inline chunk."""
+    return b"N" + inline_id.to_bytes(8, "big") + ino.to_bytes(8, "big")
+
+
+def trim(epoch: int) -> bytes:
+    """Key of a deleted snapshot that is still to be trimmed."""
+    return b"g" + epoch.to_bytes(4, "big")
+
+
+def epoch_at(key: bytes, at: int) -> int:
+    """Decode the epoch at byte `at`."""
+    return int.from_bytes(key[at : at + 4], "big")

@@ -1,14 +1,14 @@
 """Packing: inline chunks move into segments, without any change a reader could notice.
 
-Only where the data is changes: size, times and versions stay. A chunk that was overwritten in the
+Only where the data is changes: size, times and versions stay, and snapshots that show the same
+pages show them packed too. A chunk that was overwritten in the
 meantime is passed over. Sealed bytes leave the shard with the last extent that needs them.
 """
 
 from __future__ import annotations
 
 import errno
-
-from msgspec.structs import replace
+import functools
 
 from cfs.core.api.meta import Extent, ExtentKind
 from cfs.core.api.store import ChunkRef
@@ -35,13 +35,15 @@ def pack(draft: Draft, command: Pack) -> Packed:
         stop = min(mark.offset + mark.length, inode.size)
         if stop <= mark.offset:
             continue
-        window = pages.load(draft, command.ino, mark.offset, stop)
-        tiles = [_packed(tile, ref) if tile.inline_id == inline_id else tile
-                 for tile in window.tiles]  # fmt: skip
-        pages.store(draft, command.ino, window, tiles)
+        change = functools.partial(_changed, inline_id, ref)
+        for start in pages.load(draft, command.ino, mark.offset, stop).starts:
+            pages.repack(draft, command.ino, start, change)
         replaced += 1
-    draft.set_inode(command.ino, replace(inode, hlc=draft.now))
     return Packed(replaced=replaced)
+
+
+def _changed(inline_id: int, ref: ChunkRef, tile: Extent) -> Extent:
+    return _packed(tile, ref) if tile.inline_id == inline_id else tile
 
 
 def _packed(tile: Extent, ref: ChunkRef) -> Extent:

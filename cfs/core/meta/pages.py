@@ -7,13 +7,13 @@ it counts, by difference, what its tiles refer to: segments by bucket, inline ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cfs.core.api.meta import Extent, ExtentKind
 from cfs.core.kv import Reader
 from cfs.core.meta import keys
 from cfs.core.meta.draft import Draft
-from cfs.core.meta.records import PAGE, Page, SegmentRef, Tile
+from cfs.core.meta.records import PAGE, Page, SegmentRef, Tile, since_of
 
 TILES_MAX = 64
 _KINDS = (ExtentKind.HOLE, ExtentKind.CHUNK, ExtentKind.INLINE)
@@ -48,7 +48,7 @@ def load(kv: Reader, ino: int, start: int, stop: int) -> Window:
 def store(draft: Draft, ino: int, window: Window, tiles: Sequence[Extent]) -> int:
     """Replace a window's tiles and give the difference in allocated bytes."""
     before = window.tiles
-    difference = _account(draft, ino, before, -1) + _account(draft, ino, tiles, 1)
+    difference = account(draft, ino, before, -1) + account(draft, ino, tiles, 1)
     appended = not before or not tiles or _end(tiles) > _end(before)
     kept: set[int] = set()
     for piece in _split(tiles, appended=appended):
@@ -60,6 +60,25 @@ def store(draft: Draft, ino: int, window: Window, tiles: Sequence[Extent]) -> in
             draft.delete(keys.page(ino, start))
     draft.state.logical_bytes += difference
     return difference
+
+
+def repack(draft: Draft, ino: int, start: int, change: Callable[[Extent], Extent]) -> int:
+    """Replace tiles of one page by what means the same; give how many.
+
+    The page stays as old as it was, so snapshots that show it show it so too.
+    """
+    key = keys.page(ino, start)
+    value = draft.get(key)
+    assert value is not None
+    before: list[Extent] = []
+    decode_into(before, start, value)
+    after = [change(tile) for tile in before]
+    count = sum(new is not old for new, old in zip(after, before, strict=True))
+    if count:
+        account(draft, ino, before, -1)
+        account(draft, ino, after, 1)
+        draft.repack(key, encode(after, since_of(value)))
+    return count
 
 
 def read(kv: Reader, ino: int, start: int, stop: int) -> Iterable[Extent]:
@@ -125,7 +144,8 @@ def decode_into(tiles: list[Extent], offset: int, value: bytes) -> None:
         offset += t.length
 
 
-def _account(draft: Draft, ino: int, tiles: Sequence[Extent], sign: int) -> int:
+def account(draft: Draft, ino: int, tiles: Sequence[Extent], sign: int) -> int:
+    """Count what tiles refer to, once more or once less; give their allocated bytes, signed."""
     allocated = 0
     for tile in tiles:
         kind = tile.kind

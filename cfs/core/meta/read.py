@@ -211,6 +211,11 @@ def leases_of(kv: Reader, session: int) -> tuple[int, ...]:
     return tuple(leases.held_by(kv, session))
 
 
+def write_leases(kv: Reader, limit: int) -> tuple[int, ...]:
+    """List inodes on which any session holds WRITE."""
+    return tuple(_numbers(kv, b"w", -1, limit))
+
+
 def inline_candidates(kv: Reader, older_than_ns: int, limit: int) -> tuple[InlineCandidate, ...]:
     """List inline chunks committed before `older_than_ns`, oldest first."""
     found: list[InlineCandidate] = []
@@ -266,14 +271,30 @@ def references(kv: Reader, segment: bytes) -> int:
 
 
 def referrers(kv: Reader, segment: bytes) -> Iterator[tuple[int, Extent]]:
-    """Yield every extent that refers to a segment, with its inode."""
+    """Yield every extent that refers to a segment, with its inode; of snapshots too."""
     for key, _ in kv.scan(*keys.references_range(segment)):
         ino = keys.number_at(key, 17)
-        start = int.from_bytes(key[25:], "big") << keys.BUCKET_SHIFT
+        bucket = int.from_bytes(key[25:], "big")
+        if bucket & keys.KEPT:
+            for extent in _kept_extents(kv, ino):
+                at = keys.KEPT | extent.offset >> keys.BUCKET_SHIFT
+                if at == bucket and extent.segment == segment:
+                    yield ino, extent
+            continue
+        start = bucket << keys.BUCKET_SHIFT
         stop = start + (1 << keys.BUCKET_SHIFT)
         for extent in pages.read(kv, ino, start, stop):
             if extent.segment == segment and extent.offset >= start:
                 yield ino, extent
+
+
+def _kept_extents(kv: Reader, ino: int) -> Iterator[Extent]:
+    """Yield the extents of every page of a file that only snapshots show."""
+    first, end = keys.version(keys.page(ino, 0), 0), keys.version(keys.page(ino + 1, 0), 0)
+    for found, value in kv.scan(first, end):
+        tiles: list[Extent] = []
+        pages.decode_into(tiles, keys.number_at(keys.of_version(found)[0], 9), value)
+        yield from tiles
 
 
 def distinct_live(kv: Reader, segment: bytes) -> int:

@@ -231,6 +231,13 @@ class Deleted(msgspec.Struct, frozen=True, array_like=True):
     last: int
 
 
+class Trim(msgspec.Struct, frozen=True, array_like=True):
+    """Versions that ended below `end` are looked through for a deleted snapshot, `after` a key."""
+
+    end: int
+    after: bytes
+
+
 class State(msgspec.Struct, array_like=True, kw_only=True):
     """The shard's own counters; the only record changed in place, by the draft that owns it."""
 
@@ -256,6 +263,12 @@ class State(msgspec.Struct, array_like=True, kw_only=True):
     """Files with doomed pages; while there are any, every entry trims some."""
     file_locks: int = 0
     """Owners with locks on files, once a file: 0 spares every look."""
+    snapshots: tuple[int, ...] = ()
+    """Epochs of the snapshots, oldest first; see `versions`."""
+    versions: int = 0
+    """Values kept for snapshots."""
+    trims: int = 0
+    """Deleted snapshots that are still to be trimmed."""
 
 
 class Codec(Generic[RecordT]):
@@ -307,4 +320,5 @@ LOCK = Codec(Lock)
 PINS = Codec(Pins)
 CONDEMNATION = Codec(Condemnation)
 DELETED = Codec(Deleted)
+TRIM = Codec(Trim)
 STATE = Codec(State)

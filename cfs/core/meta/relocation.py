@@ -1,14 +1,17 @@
 """Relocation: chunks are read from another segment, without any change a reader could notice.
 
 For whoever rewrites a segment: under another erasure profile, or without its dead chunks. Only
-where the data is changes: size, times and versions stay. What no longer refers to the old segment
-is passed over. One command looks at `REFERENCES_MAX` reverse references; it says whether there are
-more, and the next one goes on, for what was relocated is no reference any more.
+where the data is changes: size, times and versions stay, in what snapshots show too. What no longer
+refers to the old segment is passed over. One command looks at `REFERENCES_MAX` reverse references;
+it says whether there are more, and the next one goes on, for what was relocated is no reference any
+more.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+from collections.abc import Callable
 from itertools import islice
 
 from msgspec.structs import replace
@@ -20,6 +23,7 @@ from cfs.core.ids import CHUNK_ID_BYTES, SEGMENT_ID_BYTES
 from cfs.core.meta import collection, keys, pages
 from cfs.core.meta.commands import Relocate
 from cfs.core.meta.draft import Draft
+from cfs.core.meta.records import since_of
 from cfs.core.meta.results import Relocated
 
 REFERENCES_MAX = 64
@@ -48,28 +52,41 @@ def relocate(draft: Draft, command: Relocate) -> Relocated:
 def _relocate_in(
     draft: Draft, segment: bytes, refs: dict[bytes, ChunkRef], ino: int, bucket: int
 ) -> int:
-    """Switch the tiles of one bucket of a file; give how many."""
-    window = pages.load(draft, ino, bucket << keys.BUCKET_SHIFT, (bucket + 1) << keys.BUCKET_SHIFT)
+    """Switch the tiles of one bucket of a file, or of what snapshots show of it; give how many."""
+    change = functools.partial(_changed, segment, refs)
+    if bucket & keys.KEPT:
+        return _relocate_kept(draft, ino, bucket & ~keys.KEPT, change)
+    first, stop = bucket << keys.BUCKET_SHIFT, (bucket + 1) << keys.BUCKET_SHIFT
+    starts = pages.load(draft, ino, first, stop).starts
+    return sum(pages.repack(draft, ino, start, change) for start in starts)
+
+
+def _relocate_kept(draft: Draft, ino: int, bucket: int, change: Callable[[Extent], Extent]) -> int:
+    stop = (bucket + 1) << keys.BUCKET_SHIFT
+    start, end = keys.version(keys.page(ino, 0), 0), keys.version(keys.page(ino, stop), 0)
     count = 0
-    tiles: list[Extent] = []
-    for tile in window.tiles:
-        ref = refs.get(tile.chunk_id) if tile.segment == segment else None
-        if ref is None or ref.raw != tile.raw or ref.key_version != tile.key_version:
-            tiles.append(tile)
-            continue
-        count += 1
-        tiles.append(
-            replace(
-                tile, segment=ref.segment, data=ref.data, parity=ref.parity,
-                segment_length=ref.segment_length, at=ref.at, stored=ref.stored,
-            )
-        )  # fmt: skip
-    inode = draft.find(ino)
-    if count:
-        pages.store(draft, ino, window, tiles)
-    if count and inode is not None:
-        draft.set_inode(ino, replace(inode, hlc=draft.now))
+    for found, value in list(draft.scan(start, end)):
+        before: list[Extent] = []
+        pages.decode_into(before, keys.number_at(keys.of_version(found)[0], 9), value)
+        after = [change(t) if t.offset >> keys.BUCKET_SHIFT == bucket else t for t in before]
+        for old, new in zip(before, after, strict=True):
+            if new is not old:
+                count += 1
+                draft.refer(old.segment, ino, keys.KEPT | bucket, -1)
+                draft.refer(new.segment, ino, keys.KEPT | bucket, 1)
+        if after != before:
+            draft.put(found, pages.encode(after, since_of(value)))
     return count
+
+
+def _changed(segment: bytes, refs: dict[bytes, ChunkRef], tile: Extent) -> Extent:
+    ref = refs.get(tile.chunk_id) if tile.segment == segment else None
+    if ref is None or ref.raw != tile.raw or ref.key_version != tile.key_version:
+        return tile
+    return replace(
+        tile, segment=ref.segment, data=ref.data, parity=ref.parity,
+        segment_length=ref.segment_length, at=ref.at, stored=ref.stored,
+    )  # fmt: skip
 
 
 def _check(ref: ChunkRef, segment: bytes) -> None:

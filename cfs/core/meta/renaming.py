@@ -16,7 +16,7 @@ from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
 from cfs.core.meta import access, links, locks
 from cfs.core.meta.draft import Draft, cross_shard
-from cfs.core.meta.entries import NAME_BYTES_MAX, find, remove_entry, require, set_entry
+from cfs.core.meta.entries import NAME_BYTES_MAX, RESERVED, find, remove_entry, require, set_entry
 from cfs.core.meta.namespace import check_empty, check_same, exists
 from cfs.core.meta.records import Slot
 
@@ -60,7 +60,7 @@ def check_renamed(name: bytes) -> None:
         raise FsError(errno.ENAMETOOLONG, f"name has {len(name)} bytes, at most {NAME_BYTES_MAX}")
     if not name or b"/" in name or b"\0" in name:
         raise FsError(errno.EINVAL, f"{name!r} is no name")
-    if name in {b".", b".."}:
+    if name in RESERVED:
         raise FsError(errno.EBUSY, f"{name!r} cannot be renamed")
 
 

@@ -26,6 +26,7 @@ from cfs.core.meta import (
     sessions,
     transactions,
     trimming,
+    versions,
 )
 from cfs.core.meta.commands import (
     ClientOps,
@@ -33,6 +34,7 @@ from cfs.core.meta.commands import (
     Condemn,
     DropEntry,
     DropLeases,
+    DropSnapshot,
     ExpireSession,
     InitShard,
     Mend,
@@ -42,6 +44,7 @@ from cfs.core.meta.commands import (
     Refuse,
     Relocate,
     Standing,
+    TakeSnapshot,
     TxnDecide,
     TxnFinish,
     TxnForget,
@@ -77,6 +80,7 @@ class Shard:
             else:
                 results.append(_run(draft, one))
         trimming.step(draft)
+        versions.step(draft)
         draft.close()
         return results
 
@@ -88,6 +92,18 @@ def init(draft: Draft, command: InitShard) -> Done:
         if command.root and draft.find(ROOT_INO) is None:
             root = namespace.new_inode(draft, mode=ROOT_MODE, uid=0, gid=0, parent=ROOT_INO)
             draft.set_inode(ROOT_INO, root)
+    return Done()
+
+
+def take_snapshot(draft: Draft, command: TakeSnapshot) -> Done:
+    """Apply `TakeSnapshot`."""
+    versions.take(draft, command.epoch)
+    return Done()
+
+
+def drop_snapshot(draft: Draft, command: DropSnapshot) -> Done:
+    """Apply `DropSnapshot`."""
+    versions.drop(draft, command.epoch)
     return Done()
 
 
@@ -110,6 +126,8 @@ _RUN: dict[type[Any], Callable[[Draft, Any], Any]] = {
     TxnForget: transactions.forget,
     Mend: mending.mend,
     DropEntry: mending.drop_entry,
+    TakeSnapshot: take_snapshot,
+    DropSnapshot: drop_snapshot,
 }
 
 

@@ -11,5 +11,7 @@ moves     the part of the machine that replaces members of placement groups
 jobs      the part of the machine that remembers long operations
 events    what happened: most of it follows from commands
 findings  the part of the machine that remembers what scrub found
+snapshot_commands  what may be proposed about snapshots
+snapshots the part of the machine that numbers snapshots and remembers their schedules
 map       how the records are read back as the cluster map
 """

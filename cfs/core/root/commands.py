@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+# ruff: noqa: PLC0414 - these names are given on
 from cfs.core.api.cluster import Node, Profile, ShardPlacement
 from cfs.core.errors import CfsError, Malformed
 from cfs.core.root.command import Command
@@ -18,6 +19,11 @@ from cfs.core.root.notes import CloseFindings as CloseFindings
 from cfs.core.root.notes import NoteEvent as NoteEvent
 from cfs.core.root.notes import NoteFindings as NoteFindings
 from cfs.core.root.records import CertificateRecord
+from cfs.core.root.snapshot_commands import BeginSnapshot as BeginSnapshot
+from cfs.core.root.snapshot_commands import DeleteSnapshot as DeleteSnapshot
+from cfs.core.root.snapshot_commands import ForgetSnapshot as ForgetSnapshot
+from cfs.core.root.snapshot_commands import SetSchedule as SetSchedule
+from cfs.core.root.snapshot_commands import SettleSnapshot as SettleSnapshot
 
 VERSION = 1
 ROUND_SEGMENTS_MAX = 4096
@@ -345,6 +351,7 @@ AnyCommand = (
     | StartJob | ReportJob | ControlJob | NoteFindings | CloseFindings | NoteEvent
     | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
     | TurnMoves | EndMoves
+    | BeginSnapshot | SettleSnapshot | DeleteSnapshot | ForgetSnapshot | SetSchedule
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

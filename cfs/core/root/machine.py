@@ -1,7 +1,7 @@
 """The root group's state machine.
 
 Invariants:
-* a node id, session id, round, job number or key version is given once;
+* a node id, session id, round, job number, snapshot epoch or key version is given once;
 * the epoch rises by one with every command that changes the map, and with no other;
 * a token enrols one public key, before it expires, for its role;
 * once a client had a session (data may exist), a placement list changes only at its end, or by a
@@ -20,7 +20,7 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, events, findings, jobs, moves, nodes, records, rounds
+from cfs.core.root import commands, events, findings, jobs, moves, nodes, records, rounds, snapshots
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -342,4 +342,9 @@ _APPLY: dict[type, Any] = {
     commands.StartJob: jobs.start,
     commands.ReportJob: jobs.report,
     commands.ControlJob: jobs.control,
+    commands.BeginSnapshot: snapshots.begin,
+    commands.SettleSnapshot: snapshots.settle,
+    commands.DeleteSnapshot: snapshots.delete,
+    commands.ForgetSnapshot: snapshots.forget,
+    commands.SetSchedule: snapshots.schedule,
 }

@@ -17,6 +17,8 @@ with a default). Keys, all big endian:
     "f" key of the object     FindingRecord     see `findings`, which also owns "F"
     "S"                       SettingsRecord    what is not there has its default
     "R"                       DegradedRecord    not there: every segment has the profile's form
+    "h" epoch u32             SnapshotRecord
+    "H" inode u64             ScheduleRecord    of the directory of that inode
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from cfs.core.api.cluster import Node, NodeState, Profile, ShardPlacement
+from cfs.core.api.snapshots import Snapshot
 from cfs.core.errors import Corrupt
 from cfs.core.kv import Reader, Writer, prefix_end
 
@@ -44,6 +47,8 @@ ROUND_PREFIX = b"o"
 JOB_PREFIX = b"j"
 SETTINGS_KEY = b"S"
 DEGRADED_KEY = b"R"
+SNAPSHOT_PREFIX = b"h"
+SCHEDULE_PREFIX = b"H"
 
 SECRET_CA = "ca"  # noqa: S105 - a name
 """Name of the secret that holds the certificate authority's private key."""
@@ -80,6 +85,7 @@ class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     written: bool = False
     """A client was given a session: data may exist from then on."""
     next_job: int = 1
+    next_snapshot: int = 1
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -231,6 +237,30 @@ class JobRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     result: dict[str, Any] = {}
 
 
+class SnapshotPhase(enum.IntEnum):
+    """Where a snapshot stands."""
+
+    TAKING = 0
+    READY = 1
+    DELETING = 2
+    """Out of sight; shards still have to drop it."""
+
+
+class SnapshotRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A snapshot."""
+
+    snapshot: Snapshot
+    phase: SnapshotPhase
+
+
+class ScheduleRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Which snapshots are taken of a directory by themselves: period to how many are kept."""
+
+    scope: int
+    path: str
+    keep: dict[str, int]
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
@@ -238,6 +268,7 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
         ClusterRecord, Counters, NodeRecord, ShardPlacement, PlacementRecord, TokenRecord,
         CertificateRecord, SecretRecord, RoundRecord, JobRecord, SettingsRecord,
         DegradedRecord,
+        SnapshotRecord, ScheduleRecord,
     )
 }  # fmt: skip
 _T = TypeVar("_T")
@@ -263,12 +294,12 @@ def decode(kind: type[_T], value: bytes) -> _T:
 
 
 def number_key(prefix: bytes, number: int) -> bytes:
-    """Key of a node, Raft group or placement group."""
+    """Key of a node, Raft group, placement group or snapshot."""
     return prefix + number.to_bytes(4, "big")
 
 
 def long_key(prefix: bytes, number: int) -> bytes:
-    """Key of a certificate, a round or a job."""
+    """Key of a certificate, a round, a job or a schedule."""
     return prefix + number.to_bytes(8, "big")
 
 

@@ -27,5 +27,8 @@ ranges      allocating, punching, seeking, copying; unnamed files
 paths       path helpers for Python
 instant     what can be answered without waiting
 handover    giving the session, open files and locks to another process
+numbers     inode numbers of snapshots
+past        what snapshots show, with a cache of it
+snapshots   the operations on that; sharing bytes across shards
 files       the VFS: all of these in one object
 """

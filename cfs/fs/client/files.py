@@ -1,9 +1,9 @@
 """`Files`: the one VFS of CFS, for every gateway, for Python, for the tests.
 
 Names and directories are in `names`, open files and attributes in `contents`, whole paths in
-`paths`, what needs no waiting in `instant`. Inode numbers, handles and cookies are plain integers;
-names and targets are bytes. Every method raises the error tree: `errno` of the error is what a
-POSIX caller sees.
+`paths`, what needs no waiting in `instant`, what snapshots show in `snapshots`. Inode numbers,
+handles and cookies are plain integers; names and targets are bytes. Every method raises the error
+tree: `errno` of the error is what a POSIX caller sees.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr
 from cfs.fs.client.client import Client
-from cfs.fs.client.handover import Handover
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.listing import Listed
+from cfs.fs.client.numbers import PAST
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.recall import Recalls
+from cfs.fs.client.snapshots import Snapshots
 from cfs.net.ports import WallClock
 
 
-class Files(Handover):
+class Files(Snapshots):
     """A client of the file system."""
 
     def __init__(
@@ -72,6 +73,8 @@ class Files(Handover):
 
     def trust_left_s(self, ino: int) -> float:
         """Give the seconds for which attributes of `ino` may be cached below; 0: not at all."""
+        if ino >= PAST:
+            return self.past_trust_s(ino)
         client = self.client
         node = client.cache.peek(ino)
         if node is None or not client.cache.leased(node) or ino in client.recalling:
@@ -88,6 +91,8 @@ class Files(Handover):
 
     def lease_epoch(self, ino: int) -> int | None:
         """Name the continuous lease held on an inode; None: no lease now."""
+        if ino >= PAST:
+            return self.past_lease(ino)
         node = self.client.cache.peek(ino)
         return node.epoch if node is not None and self.client.cache.leased(node) else None
 

@@ -17,7 +17,7 @@ from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
 from cfs.core.meta import access
 from cfs.core.meta import acl as lists
-from cfs.core.meta.entries import NAME_BYTES_MAX
+from cfs.core.meta.entries import NAME_BYTES_MAX, RESERVED
 from cfs.core.meta.extents import end_of
 from cfs.core.meta.files import SIZE_MAX
 from cfs.core.meta.xattrs import check_space
@@ -25,7 +25,6 @@ from cfs.fs.client.attributes import access_list, xattrs_shown
 from cfs.fs.client.cache import Name
 from cfs.fs.client.contents import SYNCED, room_at
 from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
-from cfs.fs.client.names import DOTS
 from cfs.fs.client.paths import Paths
 
 
@@ -44,7 +43,7 @@ class Instant(Paths):
             if directory is None:
                 return None
             access.may_enter(directory, caller)
-        known = cache.name(parent, name) if name not in DOTS else None
+        known = cache.name(parent, name) if name not in RESERVED else None
         if known is None:
             return None
         if not known.ino:

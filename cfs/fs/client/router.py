@@ -43,6 +43,10 @@ class Router:
         self._leaders: dict[int, int] = {}
         self._turns: dict[int, int] = {}
 
+    def site(self) -> int:
+        """Give the number of this cluster's site."""
+        return self._view.map.site
+
     def leader(self, group: int) -> int | None:
         """Give the node that answered last for `group`."""
         return self._leaders.get(group)

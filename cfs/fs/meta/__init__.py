@@ -27,6 +27,7 @@ Services:
     latch        who may work on a name or an inode right now
     leases       which session may trust what it has read
     recalls      taking leases away
+    freezer      holding a shard still for a snapshot
     led          one shard as its leader serves it
     mutation     a client's numbered operations, stage by stage
     plan         the steps of an operation across shards
@@ -37,5 +38,6 @@ Services:
     lock_graph   circles of file locks through several shards
     reaper       inodes without a name
     packer       small files into deduplicated segments
+    past         reads of what a snapshot shows
     service      every `meta.*` method of a node
 """

@@ -30,6 +30,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
 from cfs.core.errors import Corrupt, NotLeader, Retryable, SessionExpired
 from cfs.core.meta import commands, read
+from cfs.fs.meta.freezer import Freezer
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.latch import Latches
 from cfs.fs.meta.leases import FORGET_S, TERM_MS, LeaseTable, Session
@@ -78,6 +79,7 @@ class LedShard:
             on_unpinned=self.wake_reaper,
         )
         self.locks = LockQueue(group=group, table=self.table, recalls=self.recalls)
+        self.freezer = Freezer(group=group, recalls=self.recalls, propose=self.propose)
         self.lock_circles = Circles()
         """Of all shards; used on shard 0."""
         self.orphans: set[int] = set()

@@ -40,6 +40,16 @@ class Mutations:
     async def run(self, led: LedShard, peer: Any, request: meta.Mutate) -> meta.MutateReply:
         """Apply the operations, each exactly once; see `meta.Mutate`."""
         session = led.table.known(request.session, peer)
+        freezer = led.freezer
+        if freezer.epoch:
+            await freezer.admitted(session.session, request)
+        freezer.enter()
+        try:
+            return await self._run(led, session, request)
+        finally:
+            freezer.leave()
+
+    async def _run(self, led: LedShard, session: Session, request: meta.Mutate) -> meta.MutateReply:
         if not led.group.readable():
             await led.group.read_barrier()  # everything the old leader committed is applied now
         results: list[OpResult] = []

@@ -28,13 +28,18 @@ async def reap(led: LedShard) -> None:
         led.reap = trio.Event()
         try:
             await _round(led)
-            while read.totals(led.group.state).doomed:
-                await led.propose()  # every entry trims some of the files that were cut short
+            while _trimming(led):
+                await led.propose()  # every entry trims some of what was cut short or deleted
         except Retryable as error:
             _LOG.info("reap_failed", shard=led.shard, error=str(error))
             await trio.sleep(1)
         with trio.move_on_after(RESCAN_S):
             await led.reap.wait()
+
+
+def _trimming(led: LedShard) -> bool:
+    totals = read.totals(led.group.state)
+    return totals.doomed > 0 or totals.trims > 0
 
 
 async def _round(led: LedShard) -> None:

@@ -26,6 +26,7 @@ from cfs.fs.meta.leases import LeaseTable, Session, grace_ends
 _LOG = structlog.get_logger()
 
 RECALL_S_MAX = 20.0
+PRESS_S_MAX = 15.0
 ASK_S = 5.0
 """One attempt over one connection."""
 
@@ -78,6 +79,13 @@ class Recalls:
                 for session, held in holders.items():
                     nursery.start_soon(self._recall_session, session, held, keep)
 
+    async def press(self, inos: Iterable[int]) -> None:
+        """Have WRITE leases given back, once; a client that is slow keeps its own and is left."""
+        holders = self._holders(inos, 0, readers=False)
+        async with trio.open_nursery() as nursery:
+            for session, held in holders.items():
+                nursery.start_soon(self._recall_session, session, held, Lease.READ, PRESS_S_MAX)
+
     def running(self, session: int, ino: int) -> bool:
         """Tell whether a lease of this session on the inode is being recalled now."""
         return (session, ino) in self._running
@@ -125,7 +133,10 @@ class Recalls:
             with trio.move_on_after(left):
                 await asserted.wait()
 
-    async def _recall_session(self, session: int, inos: list[int], keep: int) -> None:
+    async def _recall_session(
+        self, session: int, inos: list[int], keep: int, patience_s: float = 0.0
+    ) -> None:
+        """Take leases from a session; with `patience_s` one that is slow is left in peace."""
         running = [self._running[session, i] for i in inos if (session, i) in self._running]
         if running:
             for event in running:
@@ -135,16 +146,16 @@ class Recalls:
         for ino in inos:
             self._running[session, ino] = done
         try:
-            if not await self._ask(session, inos, keep):
+            if not await self._ask(session, inos, keep, patience_s):
                 await self.expire(session)
         finally:
             done.set()
             for ino in inos:
                 del self._running[session, ino]
 
-    async def _ask(self, session: int, inos: list[int], keep: int) -> bool:
+    async def _ask(self, session: int, inos: list[int], keep: int, patience_s: float = 0.0) -> bool:
         """Recall until answered; False when the session must be expired instead."""
-        give_up = trio.current_time() + RECALL_S_MAX
+        give_up = trio.current_time() + (patience_s or RECALL_S_MAX)
         while True:
             now = trio.current_time()
             entry = self._table.sessions.get(session)
@@ -156,6 +167,8 @@ class Recalls:
                 with trio.move_on_after(self.term_over_at - now):
                     await asserted.wait()
                 continue
+            if patience_s and now >= give_up:
+                return True
             if now >= give_up or now >= entry.trusted_until():
                 entry.doomed = True
                 await trio.sleep_until(entry.trusted_until())

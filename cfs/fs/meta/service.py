@@ -19,10 +19,11 @@ from cfs.core.api.insight import GetHolders
 from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
+from cfs.core.api.snapshots import Stage, TakePart
 from cfs.core.errors import Malformed, Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
-from cfs.fs.meta import lock_graph, participant
+from cfs.fs.meta import lock_graph, participant, past
 from cfs.fs.meta.holders import holders
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -37,9 +38,6 @@ from cfs.net.ports import WallClock
 _LOG = structlog.get_logger()
 
 ROOT_SHARD = 0
-LAYOUT_BYTES_MAX = 1 << 20
-"""A layout reply's extents and inline bytes."""
-ENTRIES_MAX = 1024
 
 
 class MetaService:
@@ -77,6 +75,7 @@ class MetaService:
             "meta.renew": self._renew,
             "meta.internal": self._internal,
             "meta.holders": self._holders,
+            "meta.snapshot": self._snapshot,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -150,11 +149,15 @@ class MetaService:
 
     def _lookup(self, context: Context, request: meta.Lookup, _payload: Any) -> Any:
         led = self.led(request.shard)
+        if request.snapshot:
+            return led.serve_read(functools.partial(past.lookup, led.group, request))
         session = _session(led, request.session, context)
         return led.serve_read(functools.partial(_lookup_now, led, session, request))
 
     def _getattr(self, context: Context, request: meta.GetAttr, _payload: Any) -> Any:
         led = self.led(request.shard)
+        if request.snapshot:
+            return led.serve_read(functools.partial(past.attributes, led.group, request))
         session = _session(led, request.session, context)
 
         def now() -> meta.GetAttrReply:
@@ -168,6 +171,8 @@ class MetaService:
 
     def _readdir(self, context: Context, request: meta.ReadDir, _payload: Any) -> Any:
         led = self.led(request.shard)
+        if request.snapshot:
+            return led.serve_read(functools.partial(past.listing, led.group, request))
         session = _session(led, request.session, context)
         return led.serve_read(functools.partial(_readdir_now, led, session, request))
 
@@ -177,6 +182,8 @@ class MetaService:
 
         if request.offset < 0 or request.length < 0:
             raise Malformed("a layout begins at an offset and has a length, none below zero")
+        if request.snapshot:
+            return led.serve_read(functools.partial(past.layout, led.group, request))
 
         def now() -> meta.LayoutReply:
             led.check_pinnable(request.ino, request.lease)
@@ -184,7 +191,7 @@ class MetaService:
             state = led.group.state
             attr = read.attr(state, request.ino)
             extents, end = read.layout(
-                state, request.ino, request.offset, request.length, LAYOUT_BYTES_MAX
+                state, request.ino, request.offset, request.length, past.LAYOUT_BYTES_MAX
             )
             lease = led.grant(session, request.ino, request.lease)
             return meta.LayoutReply(
@@ -197,7 +204,8 @@ class MetaService:
         led = self.led(request.shard)
 
         def now() -> meta.XattrReply:
-            value = read.xattr(led.group.state, request.ino, request.name)
+            state = past.state_of(led.group, request.snapshot)
+            value = read.xattr(state, request.ino, request.name)
             return meta.XattrReply(at=led.group.applied, value=value)
 
         return led.serve_read(now)
@@ -206,7 +214,8 @@ class MetaService:
         led = self.led(request.shard)
 
         def now() -> meta.XattrReply:
-            names = tuple(read.xattr_names(led.group.state, request.ino))
+            state = past.state_of(led.group, request.snapshot)
+            names = tuple(read.xattr_names(state, request.ino))
             return meta.XattrReply(at=led.group.applied, names=names)
 
         return led.serve_read(now)
@@ -284,6 +293,16 @@ class MetaService:
         await led.group.read_barrier()
         return holders(led, request.ino)
 
+    async def _snapshot(self, _context: Context, request: TakePart, _payload: Any) -> meta.Empty:
+        led = self.led(request.shard)
+        if request.stage == Stage.FREEZE:
+            await led.freezer.freeze(led, request.epoch)
+        elif request.stage == Stage.MARK:
+            await led.freezer.mark(request.epoch)
+        else:
+            led.freezer.thaw(request.epoch)
+        return meta.Empty()
+
     async def _internal(self, _context: Context, request: Internal, _payload: Any) -> InternalReply:
         led = self.led(shard_of_group(GroupId(request.group)))
         if request.read:
@@ -302,6 +321,7 @@ class MetaService:
                 _, (result,) = await led.propose(command)
             case _:
                 _, (result,) = await led.propose(command)
+                led.wake_reaper()  # of a deleted snapshot there is something to trim
         return InternalReply(result=results.encode_result(result))
 
 
@@ -333,7 +353,7 @@ def _readdir_now(
 ) -> meta.ReadDirReply:
     state = led.group.state
     led.check_readable(request.session, (request.ino,))
-    limit = min(request.limit, ENTRIES_MAX)
+    limit = min(request.limit, past.ENTRIES_MAX)
     entries, end = read.listing(state, request.ino, request.cookie, limit)
     led.check_readable(request.session, (e.ino for e in entries if e.attr is not None))
     modes = Lease.READ if request.lease else Lease.NONE

@@ -21,6 +21,8 @@ For meta nodes
     jobs        long operations: how to write one; read this first
     job_runner    runs them while this node leads, saves how far they are
     job_commands  an operator's commands on them
+    snapshots   takes, schedules and deletes snapshots
+    snapshot_commands  an operator's commands on them
     pace          their bound on bytes a second
     keeper      starts the jobs that nobody asks for
     redundancy  repair, drain, rebalance, tidy: plans, batch by batch

@@ -1,6 +1,6 @@
 """What the root leader runs while it leads, one term at a time.
 
-Detection, placement, collection, jobs.
+Detection, placement, collection, jobs, snapshots.
 
 The first thing a new cluster's leader does is make the cluster: it proposes the genesis command
 that `bootstrap` left in the node's directory, and then removes it.
@@ -23,6 +23,7 @@ from cfs.fs.root.job_runner import Jobs
 from cfs.fs.root.keeper import Keeper
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.replica import RootReplica
+from cfs.fs.root.snapshots import Snapshots
 from cfs.fs.root.workers import Worker
 from cfs.net.ports import Threads
 
@@ -44,6 +45,7 @@ class LedRoot:
         collector: Collector,
         jobs: Jobs,
         keeper: Keeper,
+        snapshots: Snapshots,
         directory: NodeDirectory,
         threads: Threads,
         worker: Worker,
@@ -54,6 +56,7 @@ class LedRoot:
         self._collector = collector
         self._jobs = jobs
         self._keeper = keeper
+        self._snapshots = snapshots
         self._directory = directory
         self._threads = threads
         self._worker = worker
@@ -80,6 +83,7 @@ class LedRoot:
             nursery.start_soon(self._watch_nodes)
             nursery.start_soon(self._collector.run)
             nursery.start_soon(self._jobs.run)
+            nursery.start_soon(self._snapshots.run)
 
     async def _tell(self) -> None:
         name = self._directory.membership().name

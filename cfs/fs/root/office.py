@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from cfs.core.api.root import WorkerStatus
-from cfs.fs.root import detector, status, sweep
+from cfs.fs.root import detector, snapshots, status, sweep
 from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.collector import Collector
 from cfs.fs.root.detector import Detector
@@ -37,6 +37,8 @@ from cfs.fs.root.replicas import Replicas
 from cfs.fs.root.rewriter import DataPath, Rewriter
 from cfs.fs.root.scrub import ScrubJob
 from cfs.fs.root.service import RootService
+from cfs.fs.root.snapshot_commands import SnapshotCommands
+from cfs.fs.root.snapshots import Snapshots
 from cfs.fs.root.status import StatusBuilder
 from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.sweep import Sweep
@@ -48,7 +50,7 @@ from cfs.net.ports import Entropy, Threads, WallClock
 from cfs.net.rpc import Handler
 
 
-class Shards(status.Shards, sweep.Shards, Protocol):
+class Shards(status.Shards, sweep.Shards, snapshots.Shards, Protocol):
     """Calls to shard leaders: `cfs.fs.meta.leaders.Leaders`."""
 
 
@@ -71,7 +73,9 @@ class RootOffice:
         data: DataPath | None = None,
     ) -> None:
         node_id, name = member.node_id, member.name
-        self.workers = {n: Worker(n, name) for n in ("nodes", "placement", "members", "collector")}
+        self.workers = {
+            n: Worker(n, name) for n in ("nodes", "placement", "members", "collector", "snapshots")
+        }
         """More workers of this process may be added; they show in the status while it leads."""
         self.replica = RootReplica(host, view, now_ms=lambda: clock.time_ns() // 1_000_000)
         self.detector = Detector(limits)
@@ -96,6 +100,10 @@ class RootOffice:
         redundancy = self._redundancy(mover, fragments, keeper, threads)
         if data is not None:
             self._register_rewriter(mover, fragments, shards, data)
+        self.snapshots = Snapshots(
+            replica=self.replica, view=view, shards=shards, clock=clock,
+            worker=self.workers["snapshots"],
+        )  # fmt: skip
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
@@ -103,6 +111,7 @@ class RootOffice:
             collector=self.collector,
             jobs=self.jobs,
             keeper=keeper,
+            snapshots=self.snapshots,
             directory=home,
             threads=threads,
             worker=self.workers["nodes"],
@@ -115,18 +124,21 @@ class RootOffice:
             view=view,
             vault=self.vault,
             detector=self.detector,
-            status=StatusBuilder(
-                node_id=node_id,
-                replica=self.replica,
-                view=view,
-                detector=self.detector,
-                shards=shards,
-                workers=self._worker_states,
-            ),
+            status=self._status(node_id, view, shards),
             admin=self._admin(clock, entropy, redundancy, insight),
             clock=clock,
         )
         self.handlers: Mapping[str, Handler] = service.handlers
+
+    def _status(self, node_id: int, view: ClusterView, shards: Shards) -> StatusBuilder:
+        return StatusBuilder(
+            node_id=node_id,
+            replica=self.replica,
+            view=view,
+            detector=self.detector,
+            shards=shards,
+            workers=self._worker_states,
+        )
 
     def _looking(
         self, view: ClusterView, calls: Calls, shards: Shards, clock: WallClock
@@ -178,6 +190,7 @@ class RootOffice:
                 **JobCommands(self.jobs).table,
                 **NodeCommands(self.replica, redundancy, self.jobs).table,
                 **insight.table,
+                **SnapshotCommands(self.replica, self.snapshots).table,
             },
         )
 

@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cfs.core.api import meta, root, scrub
 from cfs.core.api.cluster import Role
+from cfs.core.api.snapshots import GetSnapshots, GetSnapshotsReply
 from cfs.core.errors import Refused, Unavailable
-from cfs.core.root import commands, records
+from cfs.core.root import commands, records, snapshots
 from cfs.core.root.machine import check_token
 from cfs.core.root.records import TokenRecord
 from cfs.fs.root.admin import AdminCommands
@@ -65,6 +66,7 @@ class RootService:
             "root.status": self._status,
             "root.admin": self._admin,
             "root.findings": self._findings,
+            "root.snapshots": self._snapshots,
         }
 
     def _map(self, _context: Context, request: root.GetMap, _payload: Any) -> root.GetMapReply:
@@ -170,6 +172,11 @@ class RootService:
             request.command, request.arguments, by=context.peer.name
         )
         return root.AdminReply(value=value)
+
+    async def _snapshots(
+        self, _context: Context, _request: GetSnapshots, _payload: Any
+    ) -> GetSnapshotsReply:
+        return GetSnapshotsReply(snapshots=snapshots.ready(await self._replica.read()))
 
     # --- certificates
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cfs.core.api.cluster import Node, NodeState, Profile, Role, ShardPlacement
+from cfs.core.api.snapshots import Snapshot
 from cfs.core.errors import Corrupt
 from cfs.core.root import commands, records
 
@@ -19,7 +20,7 @@ GOLDEN = [
         ),
         "0199c40143a16e000102920201c401700300",
     ),
-    (records.Counters(), "0198010101010101c201"),
+    (records.Counters(), "0199010101010101c20101"),
     (
         records.NodeRecord(node=NODE, resting=NodeState.IN),
         "01949901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696ec290",
@@ -46,6 +47,14 @@ GOLDEN = [
         records.CertificateRecord(serial=1, role="meta", name="m", node_id=1, expires_ms=2),
         "019701a46d657461a16d0102c200",
     ),
+    (
+        records.SnapshotRecord(
+            snapshot=Snapshot(epoch=5, name="n", scope=1, path="/", created_ms=6, schedule="s"),
+            phase=records.SnapshotPhase.READY,
+        ),
+        "01929605a16e01a12f06a17301",
+    ),
+    (records.ScheduleRecord(scope=1, path="/", keep={"daily": 2}), "019301a12f81a56461696c7902"),
     (records.SecretRecord(blob=b"b"), "0191c40162"),
     (
         records.RoundRecord(
