@@ -385,9 +385,8 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:
-        caller = self._caller(ctx)
         access.check_namespace(name)
-        await self.files.setxattr(self._inner(inode), name, value, caller=caller)
+        await self.files.setxattr(self._inner(inode), name, value, caller=self._caller(ctx))
 
     @_answers
     async def removexattr(self, inode: int, name: bytes, ctx: Any) -> None:
