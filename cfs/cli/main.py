@@ -26,6 +26,7 @@ from cfs.cli import (
     snapshot,
     status,
     sync,
+    trash,
     umount,
     up,
 )
@@ -47,6 +48,8 @@ app.add_typer(debug.app, name="debug")
 app.add_typer(key.app, name="key")
 app.add_typer(admin.app, name="admin")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(trash.app, name="trash")
+app.command("undelete")(trash.undelete)
 app.command("clone")(clone.clone)
 app.command("mount")(mount.mount)
 app.command("umount")(umount.umount)

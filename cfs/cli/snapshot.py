@@ -51,7 +51,7 @@ def create(name: Name, path: Below = None, directory: Directory = ADMIN) -> None
 
     It shows one moment of all of it, with what every client had written until then.
     """
-    _admin(directory, "snapshot_create", name=name, **_scope(path))
+    ask_admin(directory, "snapshot_create", name=name, **_scope(path))
     typer.echo(f"took {name}; look at it in {SNAPSHOTS}/{name} of any directory it is of")
 
 
@@ -59,7 +59,7 @@ def create(name: Name, path: Below = None, directory: Directory = ADMIN) -> None
 def list_snapshots(directory: Directory = ADMIN, as_json: Json = False) -> None:  # noqa: FBT002
     """List the snapshots, oldest first, and the schedules that take them."""
     reply: GetSnapshotsReply = ask_root(directory, "root.snapshots", GetSnapshots())
-    schedules = _admin(directory, "schedule_list")["schedules"]
+    schedules = ask_admin(directory, "schedule_list")["schedules"]
     if as_json:
         plain = [
             {"name": s.name, "path": s.path, "created_ms": s.created_ms, "schedule": s.schedule}
@@ -87,7 +87,7 @@ def delete(
 ) -> None:
     """Delete snapshots; what only they hold is freed in the background."""
     for name in names:
-        _admin(directory, "snapshot_delete", name=name)
+        ask_admin(directory, "snapshot_delete", name=name)
         typer.echo(f"deleted {name}")
 
 
@@ -101,7 +101,7 @@ def schedule(
 ) -> None:
     """Take snapshots by themselves, and delete those that are too many."""
     kept = _parse_keep(keep)
-    _admin(directory, "snapshot_schedule", keep=kept, **_scope(path))
+    ask_admin(directory, "snapshot_schedule", keep=kept, **_scope(path))
     typer.echo(f"keeps {keep}" if kept else "takes none any more; those there are stay")
 
 
@@ -163,7 +163,8 @@ def _scope(path: Path | None) -> dict[str, Any]:
     return {"scope": ino, "path": inside}
 
 
-def _admin(directory: Path, command: str, **arguments: Any) -> dict[str, Any]:
+def ask_admin(directory: Path, command: str, **arguments: Any) -> dict[str, Any]:
+    """Ask the root leader for an administrator's command."""
     request = root.Admin(command=command, arguments=arguments)
     reply: root.AdminReply = ask_root(directory, "root.admin", request, timeout_s=TAKE_S)
     return reply.value

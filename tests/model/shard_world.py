@@ -220,7 +220,12 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
     live = {k[1:17] for k in references}
     assert not live & {k[1:] for k, _ in _all(kv, b"z")}
     orphans = {keys.number_at(k, 1) for k, _ in _all(kv, b"o")}
-    assert orphans == {ino for ino, inode in inodes.items() if not inode.nlink}
+    in_trash = {(i.trashed, ino) for ino, i in inodes.items() if i.trashed}
+    assert in_trash == {(keys.number_at(k, 1), keys.number_at(k, 9)) for k, _ in _all(kv, b"y")}
+    assert state.trashed == len(in_trash)
+    gone = {ino for ino, inode in inodes.items() if not inode.nlink}
+    assert orphans == gone - {ino for _, ino in in_trash}
+    assert {ino for _, ino in in_trash} <= gone
     assert {keys.number_at(k, 1) for k, _ in _all(kv, b"x")} <= set(inodes)
     held = {(r.HOLDER.decode(v).session, keys.number_at(k, 1)) for k, v in _all(kv, b"w")}
     assert held == {(keys.number_at(k, 1), keys.number_at(k, 9)) for k, _ in _all(kv, b"W")}

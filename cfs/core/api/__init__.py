@@ -7,6 +7,7 @@
     store     fragments and the dedupe index                     (anyone -> storage node)
     root      sessions, enrolment, heartbeats, the map            (anyone -> root leader)
     snapshots what snapshots there are; taking one               (root leader -> shard leader)
+    trash     what lies in the trash                              (client -> shard leader)
     methods   the table: number, types, who may call, idempotent
 
 Every message is a frozen msgspec struct encoded as a msgpack array; new fields go last, with a

@@ -25,6 +25,8 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     DropEntry     Done              fsck: a name that leads nowhere is gone
     TakeSnapshot  Done              what is current now is a snapshot
     DropSnapshot  Done              a snapshot is gone, or never will be
+    SetTrash      Done              how long what is removed stays
+    EmptyTrash    Emptied           what lay in the trash is orphaned
 """
 
 from __future__ import annotations
@@ -118,12 +120,16 @@ class Adjust(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="ad
     ino: int
     nlink_delta: int = 0
     parent: int | None = None
+    thrown_from: tuple[int, bytes] = (0, b"")
+    """Directory and name that it loses, when it is being removed; see `trash`."""
 
 
 class Empty(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="empty"):
     """Remove a directory: it must be empty and stays so."""
 
     ino: int
+    thrown_from: tuple[int, bytes] = (0, b"")
+    """Directory and name that it loses; see `trash`."""
 
 
 class Stay(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="stay"):
@@ -328,6 +334,19 @@ class DropSnapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, t
     epoch: int
 
 
+class SetTrash(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="trash"):
+    """Say how long what loses its last name stays in the trash, seconds; 0: not at all."""
+
+    keep_s: int
+
+
+class EmptyTrash(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="empty_trash"):
+    """Take inodes out of the trash for good: these, and some of before a stamp (0: none)."""
+
+    before_ns: int = 0
+    inos: tuple[int, ...] = ()
+
+
 Command: TypeAlias = (
     ClientOps
     | InitShard
@@ -350,6 +369,8 @@ Command: TypeAlias = (
     | DropEntry
     | TakeSnapshot
     | DropSnapshot
+    | SetTrash
+    | EmptyTrash
 )
 
 

@@ -26,6 +26,7 @@
     D session8 first8               deleted segments `first..last` of a session
     h key until4, H until4 key      what a key was before; see `versions`
     N inline8 ino8                  how many tiles of kept pages refer to an inline chunk
+    y stamp8 ino8                   what lies in the trash, oldest first; see `trash`
     g epoch4                        deleted snapshot whose versions are still to be trimmed
     m                               the shard's own state
 
@@ -224,6 +225,11 @@ def of_version(found: bytes) -> tuple[bytes, int]:
 def version_ended(until: int, key: bytes) -> bytes:
     """Key of the same, by when it ended."""
     return b"H" + until.to_bytes(4, "big") + key
+
+
+def trashed(stamp: int, ino: int) -> bytes:
+    """Key of what lies in the trash since a stamp of the shard's clock."""
+    return b"y" + stamp.to_bytes(8, "big") + ino.to_bytes(8, "big")
 
 
 def kept_inline(inline_id: int, ino: int) -> bytes:

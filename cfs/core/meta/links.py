@@ -18,6 +18,7 @@ from cfs.core.meta import change, keys
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.locks import check_open
 from cfs.core.meta.records import Inode
+from cfs.core.meta.trash import take_out
 
 NLINK_MAX = 65_000
 """Names of a file, as on ext4. Directories may have any number of subdirectories."""
@@ -69,6 +70,8 @@ def change_links(
     fields = change.links(inode, now or draft.now, difference, parent)
     if not fields["nlink"]:
         draft.set_orphan(ino)
+    elif inode.trashed:
+        inode = take_out(draft, ino, inode)
     elif not inode.nlink:
         draft.delete(keys.orphan(ino))
     flags = inode.flags & ~LINKABLE
@@ -77,7 +80,7 @@ def change_links(
 
 def check_links(inode: Inode, ino: int) -> None:
     """Raise ENOENT when an inode is removed, EMLINK when it takes no more links."""
-    if not inode.nlink and not inode.flags & LINKABLE:
+    if not inode.nlink and not inode.flags & LINKABLE and not inode.trashed:
         raise FsError(errno.ENOENT, f"inode {ino} is removed")
     if inode.nlink >= NLINK_MAX and not stat.S_ISDIR(inode.mode):
         raise FsError(errno.EMLINK, f"inode {ino} has {inode.nlink} links, the most there can be")

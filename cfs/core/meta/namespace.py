@@ -13,7 +13,7 @@ import msgspec
 
 from cfs.core.api.meta import Attr, Create, Lease, Link, MakeOrphan, Rmdir, Unlink
 from cfs.core.errors import FsError
-from cfs.core.meta import access, change, leases, links, locks
+from cfs.core.meta import access, change, leases, links, locks, trash
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
 from cfs.core.meta.records import Inode
@@ -95,6 +95,7 @@ def unlink(draft: Draft, op: Unlink) -> tuple[Attr, ...]:
     locks.check_ino_free(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
     attr = links.change_links(draft, slot.ino, -1, now=now)
+    trash.throw(draft, slot.ino, op.parent, op.name)
     return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=0, now=now)
 
 
@@ -118,6 +119,7 @@ def rmdir(draft: Draft, op: Rmdir) -> tuple[Attr, ...]:
     locks.check_removable(draft, slot.ino)
     remove_entry(draft, op.parent, op.name)
     attr = links.change_links(draft, slot.ino, -1, now=now)
+    trash.throw(draft, slot.ino, op.parent, op.name)
     return attr, links.change_entries(draft, op.parent, entries=-1, subdirectories=-1, now=now)
 
 

@@ -21,8 +21,8 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
     """Apply `Reclaim`. Raises EBUSY while the inode has a name, `Locked`."""
     ino, budget = command.ino, max(1, command.budget)
     inode = draft.find(ino)
-    if inode is None:
-        return Reclaimed(done=True)
+    if inode is None or inode.trashed:
+        return Reclaimed(done=True)  # there is nothing to do, or not yet
     if inode.nlink:
         raise FsError(errno.EBUSY, f"inode {ino} has {inode.nlink} links")
     locks.check_removable(draft, ino)

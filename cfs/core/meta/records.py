@@ -57,6 +57,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     acl: bytes = b""
     default_acl: bytes = b""
     """Access lists; see `acl`."""
+    trashed: int = 0
+    """Stamp of its record in the trash; 0: it is not there."""
 
     def attr(self, ino: int) -> Attr:
         """Show the inode as `stat` does."""
@@ -238,6 +240,13 @@ class Trim(msgspec.Struct, frozen=True, array_like=True):
     after: bytes
 
 
+class Trashed(msgspec.Struct, frozen=True, array_like=True):
+    """The last name of what lies in the trash, and the directory it was in."""
+
+    parent: int
+    name: bytes
+
+
 class State(msgspec.Struct, array_like=True, kw_only=True):
     """The shard's own counters; the only record changed in place, by the draft that owns it."""
 
@@ -269,6 +278,10 @@ class State(msgspec.Struct, array_like=True, kw_only=True):
     """Values kept for snapshots."""
     trims: int = 0
     """Deleted snapshots that are still to be trimmed."""
+    trash_s: int = 0
+    """How long what loses its last name stays in the trash; 0: it goes at once."""
+    trashed: int = 0
+    """Inodes in the trash."""
 
 
 class Codec(Generic[RecordT]):
@@ -321,4 +334,5 @@ PINS = Codec(Pins)
 CONDEMNATION = Codec(Condemnation)
 DELETED = Codec(Deleted)
 TRIM = Codec(Trim)
+TRASHED = Codec(Trashed)
 STATE = Codec(State)

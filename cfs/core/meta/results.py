@@ -44,6 +44,12 @@ class Reclaimed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     done: bool
 
 
+class Emptied(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="emptied"):
+    """The inodes that are orphans now."""
+
+    inos: tuple[int, ...]
+
+
 class Packed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="packed"):
     """How many of the inline chunks were still there and are packed now."""
 
@@ -108,6 +114,7 @@ Result: TypeAlias = (
     | Reclaimed
     | Packed
     | Relocated
+    | Emptied
     | Condemned
     | Stands
     | Gone

@@ -25,6 +25,7 @@ from cfs.core.meta import (
     relocation,
     sessions,
     transactions,
+    trash,
     trimming,
     versions,
 )
@@ -35,6 +36,7 @@ from cfs.core.meta.commands import (
     DropEntry,
     DropLeases,
     DropSnapshot,
+    EmptyTrash,
     ExpireSession,
     InitShard,
     Mend,
@@ -43,6 +45,7 @@ from cfs.core.meta.commands import (
     Reclaim,
     Refuse,
     Relocate,
+    SetTrash,
     Standing,
     TakeSnapshot,
     TxnDecide,
@@ -128,6 +131,8 @@ _RUN: dict[type[Any], Callable[[Draft, Any], Any]] = {
     DropEntry: mending.drop_entry,
     TakeSnapshot: take_snapshot,
     DropSnapshot: drop_snapshot,
+    SetTrash: trash.set_trash,
+    EmptyTrash: trash.empty,
 }
 
 

@@ -19,7 +19,7 @@ import stat
 from typing import assert_never
 
 from cfs.core.errors import FsError, Unavailable
-from cfs.core.meta import change, keys, links, locks, namespace
+from cfs.core.meta import change, keys, links, locks, namespace, trash
 from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, MakeInode, RenameLock, Stay, Step
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
@@ -110,14 +110,22 @@ def apply(draft: Draft, step: Step, made: int) -> int | None:
             return made
         case Adjust():
             links.change_links(draft, step.ino, step.nlink_delta, step.parent)
+            _throw(draft, step)
             return step.ino
         case Empty():
             links.change_links(draft, step.ino, -1)
+            _throw(draft, step)
             return step.ino
         case Stay() | RenameLock():
             return None
         case _:
             assert_never(step)
+
+
+def _throw(draft: Draft, step: Adjust | Empty) -> None:
+    parent, name = step.thrown_from
+    if parent:
+        trash.throw(draft, step.ino, parent, name)
 
 
 def _check_attach(draft: Draft, step: Attach) -> None:

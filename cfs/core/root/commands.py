@@ -22,6 +22,7 @@ from cfs.core.root.records import CertificateRecord
 from cfs.core.root.snapshot_commands import BeginSnapshot as BeginSnapshot
 from cfs.core.root.snapshot_commands import DeleteSnapshot as DeleteSnapshot
 from cfs.core.root.snapshot_commands import ForgetSnapshot as ForgetSnapshot
+from cfs.core.root.snapshot_commands import KeepTrash as KeepTrash
 from cfs.core.root.snapshot_commands import SetSchedule as SetSchedule
 from cfs.core.root.snapshot_commands import SettleSnapshot as SettleSnapshot
 
@@ -352,6 +353,7 @@ AnyCommand = (
     | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
     | TurnMoves | EndMoves
     | BeginSnapshot | SettleSnapshot | DeleteSnapshot | ForgetSnapshot | SetSchedule
+    | KeepTrash
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

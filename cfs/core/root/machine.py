@@ -347,4 +347,5 @@ _APPLY: dict[type, Any] = {
     commands.DeleteSnapshot: snapshots.delete,
     commands.ForgetSnapshot: snapshots.forget,
     commands.SetSchedule: snapshots.schedule,
+    commands.KeepTrash: snapshots.keep_trash,
 }

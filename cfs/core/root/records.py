@@ -19,6 +19,7 @@ with a default). Keys, all big endian:
     "R"                       DegradedRecord    not there: every segment has the profile's form
     "h" epoch u32             SnapshotRecord
     "H" inode u64             ScheduleRecord    of the directory of that inode
+    "y"                       TrashRecord
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ SETTINGS_KEY = b"S"
 DEGRADED_KEY = b"R"
 SNAPSHOT_PREFIX = b"h"
 SCHEDULE_PREFIX = b"H"
+TRASH_KEY = b"y"
 
 SECRET_CA = "ca"  # noqa: S105 - a name
 """Name of the secret that holds the certificate authority's private key."""
@@ -261,6 +263,13 @@ class ScheduleRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True)
     keep: dict[str, int]
 
 
+class TrashRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """How long what is removed stays in the trash, and whether every shard knows."""
+
+    keep_s: int = 0
+    told: bool = True
+
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     kind: msgspec.msgpack.Decoder(kind)
@@ -268,7 +277,7 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
         ClusterRecord, Counters, NodeRecord, ShardPlacement, PlacementRecord, TokenRecord,
         CertificateRecord, SecretRecord, RoundRecord, JobRecord, SettingsRecord,
         DegradedRecord,
-        SnapshotRecord, ScheduleRecord,
+        SnapshotRecord, ScheduleRecord, TrashRecord,
     )
 }  # fmt: skip
 _T = TypeVar("_T")

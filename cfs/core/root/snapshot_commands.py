@@ -42,3 +42,10 @@ class SetSchedule(msgspec.Struct, frozen=True, array_like=True, kw_only=True, ta
     scope: int
     path: str
     keep: dict[str, int]
+
+
+class KeepTrash(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="trash"):
+    """Say how long what is removed stays, seconds; `told`: every shard knows already."""
+
+    keep_s: int
+    told: bool = False

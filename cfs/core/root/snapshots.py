@@ -1,4 +1,4 @@
-"""Snapshots as the root group knows them, and the schedules that take them.
+"""Snapshots as the root group knows them, the schedules that take them, the trash's retention.
 
     TAKING ──> READY ──> DELETING ──> forgotten
        └─────────────────────┘         a taking that failed, or whose leader is gone
@@ -22,6 +22,7 @@ from cfs.core.root.records import (
     ScheduleRecord,
     SnapshotPhase,
     SnapshotRecord,
+    TrashRecord,
     encode,
     get,
     get_counters,
@@ -33,6 +34,7 @@ SNAPSHOTS_MAX = 1000
 SCHEDULES_MAX = 256
 SLOTS = 4096
 """Epochs of snapshots that are there together differ modulo this: see `cfs.fs.client.numbers`."""
+TRASH_S_MAX = 3650 * 86_400
 NAME_MAX = 128
 PERIODS_S = {"minutely": 60, "hourly": 3600, "daily": 86_400, "weekly": 7 * 86_400}
 
@@ -125,6 +127,22 @@ def schedule(kv: Writer, command: commands.SetSchedule) -> int:
     return len(command.keep)
 
 
+def keep_trash(kv: Writer, command: commands.KeepTrash) -> int:
+    """Set how long what is removed stays, or note that every shard knows it."""
+    if not 0 <= command.keep_s <= TRASH_S_MAX:
+        raise Malformed(f"the trash keeps what is removed up to {TRASH_S_MAX // 86_400} days")
+    if command.told and trash(kv).keep_s != command.keep_s:
+        raise Refused("that changed meanwhile")
+    record = TrashRecord(keep_s=command.keep_s, told=command.told)
+    kv.put(records.TRASH_KEY, encode(record))
+    return command.keep_s
+
+
+def trash(kv: Reader) -> TrashRecord:
+    """Give how long what is removed stays."""
+    return get(kv, TrashRecord, records.TRASH_KEY) or TrashRecord()
+
+
 def due(kv: Reader, now_ms: int) -> list[tuple[ScheduleRecord, str]]:
     """List the schedules, each with a period, that have no snapshot of the present period."""
     known = read_snapshots(kv)
@@ -156,10 +174,10 @@ def tag(period: str, scope: int) -> str:
 
 def check_name(name: str) -> None:
     """Raise Malformed for what cannot name a snapshot: it becomes a directory's name."""
-    if not 0 < len(name.encode()) <= NAME_MAX or name in {".", ".."}:
-        raise Malformed(f"a snapshot's name has 1 to {NAME_MAX} bytes and is not . or ..")
-    if "/" in name or not name.isprintable():
-        raise Malformed(f"{name!r} cannot name a snapshot: no slash, printable characters only")
+    if not 0 < len(name.encode()) <= NAME_MAX:
+        raise Malformed(f"a snapshot's name has 1 to {NAME_MAX} bytes")
+    if "/" in name or name.startswith(".") or not name.isprintable():
+        raise Malformed(f"{name!r} cannot name a snapshot: no slash, no dot in front, printable")
 
 
 def _of(known: Iterable[SnapshotRecord], one: ScheduleRecord, period: str) -> list[SnapshotRecord]:

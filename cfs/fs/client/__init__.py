@@ -29,6 +29,7 @@ instant     what can be answered without waiting
 handover    giving the session, open files and locks to another process
 numbers     inode numbers of snapshots
 past        what snapshots show, with a cache of it
+trash       what was removed lately, as a directory
 snapshots   the operations on that; sharing bytes across shards
 files       the VFS: all of these in one object
 """

@@ -47,6 +47,10 @@ class Router:
         """Give the number of this cluster's site."""
         return self._view.map.site
 
+    def shards(self) -> int:
+        """Give the number of shards."""
+        return self._view.map.shard_count
+
     def leader(self, group: int) -> int | None:
         """Give the node that answered last for `group`."""
         return self._leaders.get(group)

@@ -20,17 +20,19 @@ import msgspec
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Caller, Extent, ExtentKind
 from cfs.core.errors import Condemned, FsError, NotFound
-from cfs.core.ids import Ino, shard_of
+from cfs.core.ids import ROOT_INO, Ino, shard_of
 from cfs.core.meta import access, extents
 from cfs.core.meta import acl as lists
 from cfs.core.meta.entries import SNAPSHOTS
 from cfs.core.meta.files import SIZE_MAX
+from cfs.fs.client import trash
 from cfs.fs.client.attributes import access_list
 from cfs.fs.client.contents import Handle
 from cfs.fs.client.handover import Handed, Handover
 from cfs.fs.client.listing import Directory, Listed
-from cfs.fs.client.numbers import PAST, slot_of
+from cfs.fs.client.numbers import PAST, seen_in, slot_of
 from cfs.fs.client.past import Past, PastFile
+from cfs.fs.client.trash import TRASH, Trash
 
 KEEP_S = 86_400.0
 """How long a kernel may keep what a snapshot shows: it asks again when it is looked up anew."""
@@ -45,6 +47,7 @@ class Snapshots(Handover):
     def __init__(self, client: Any) -> None:
         super().__init__(client)
         self.past = Past(client.router, client.deadline)
+        self.trash = Trash(client.router, client.deadline, self.path_of)
 
     # --- what a gateway may keep
 
@@ -65,6 +68,10 @@ class Snapshots(Handover):
             if name in {b".", b".."}:
                 here = await self.getattr(parent)
                 return here if name == b"." else await self.getattr(here.parent)
+            if parent == TRASH:
+                return (await self.trash.find(name)).attr
+            if parent == seen_in(0, ROOT_INO) and name == trash.NAME:
+                return self.trash.attr()
             return await self.past.lookup(parent, name)
         if name == SNAPSHOTS:
             directory = await super().getattr(parent)
@@ -80,6 +87,8 @@ class Snapshots(Handover):
             return await super().getattr(ino)
         if slot_of(ino):
             return await self.past.attr(ino)
+        if ino == TRASH:
+            return self.trash.attr()
         return self.past.door(await super().getattr(self.past.present(ino)))
 
     async def getxattr(self, ino: int, name: bytes, *, caller: Caller | None = None) -> bytes:
@@ -88,15 +97,42 @@ class Snapshots(Handover):
             return await super().getxattr(ino, name, caller=caller)
         attr = await self.getattr(ino)
         access.may_get_xattr(attr, name, caller)
+        if ino == TRASH:
+            return await self.trash.told(name)
         return access_list(attr, name) if name in lists.NAMES else await self.past.xattr(ino, name)
 
     async def _xattr_names(self, ino: int) -> frozenset[bytes]:
         return await (self.past.xattr_names(ino) if ino >= PAST else super()._xattr_names(ino))
 
     async def _list_page(self, directory: Directory, cookie: int, limit: int) -> list[Listed]:
+        if directory.ino == TRASH:
+            return await self.trash.listing(cookie, limit)
         if directory.ino >= PAST:
             return await self.past.listing(directory.ino, cookie, limit)
         return await super()._list_page(directory, cookie, limit)
+
+    async def path_of(self, ino: int) -> bytes:
+        """Give the path of a directory of the present. Raises ENOENT."""
+        names: list[bytes] = []
+        while ino != ROOT_INO:
+            attr = await self.getattr(ino)
+            if not attr.nlink:
+                raise FsError(errno.ENOENT)
+            names.append(await self._name_of(ino, attr.parent))
+            ino = attr.parent
+        return b"/" + b"/".join(reversed(names))
+
+    async def _name_of(self, ino: int, parent: int) -> bytes:
+        handle, cookie = await self.opendir(parent), 0
+        try:
+            while page := await self.readdir(handle, cookie):
+                for listed in page:
+                    if listed.ino == ino:
+                        return listed.name
+                cookie = page[-1].cookie
+        finally:
+            await self.releasedir(handle)
+        raise FsError(errno.ENOENT)
 
     # --- changes
 
@@ -117,11 +153,17 @@ class Snapshots(Handover):
 
     async def unlink(self, parent: int, name: bytes, *more: Any, **named: Any) -> None:
         """See `Names.unlink`."""
+        if parent == TRASH:
+            await self.trash.purge(name)
+            return
         _refuse(parent)
         await super().unlink(parent, name, *more, **named)
 
     async def rmdir(self, parent: int, name: bytes, *more: Any, **named: Any) -> None:
         """See `Names.rmdir`."""
+        if parent == TRASH:
+            await self.trash.purge(name)
+            return
         _refuse(parent)
         await super().rmdir(parent, name, *more, **named)
 
@@ -129,6 +171,12 @@ class Snapshots(Handover):
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *more: Any, **named: Any
     ) -> None:
         """See `Names.rename`."""
+        if parent == TRASH and new_parent < PAST:
+            thrown = await self.trash.find(name)
+            if stat.S_ISDIR(thrown.attr.mode):
+                raise FsError(errno.EXDEV, "make a directory anew and move what was in it there")
+            await super().link(thrown.attr.ino, new_parent, new_name)
+            return
         _refuse(parent, new_parent)
         await super().rename(parent, name, new_parent, new_name, *more, **named)
 

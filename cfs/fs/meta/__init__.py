@@ -37,6 +37,7 @@ Services:
     lock_queue   who waits for file locks
     lock_graph   circles of file locks through several shards
     reaper       inodes without a name
+    trash        what was removed lately
     packer       small files into deduplicated segments
     past         reads of what a snapshot shows
     service      every `meta.*` method of a node

@@ -133,7 +133,8 @@ async def _plan_unlink(space: Namespace, op: meta.Unlink) -> Plan:
         raise FsError(errno.EISDIR)
     await _check_removal(space, op, entry.ino)
     made = Plan()
-    made.add(entry.ino, Adjust(ino=entry.ino, nlink_delta=-1))
+    lost = (op.parent, op.name)
+    made.add(entry.ino, Adjust(ino=entry.ino, nlink_delta=-1, thrown_from=lost))
     made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=entry.ino))
     return made
 
@@ -144,7 +145,7 @@ async def _plan_rmdir(space: Namespace, op: meta.Rmdir) -> Plan:
         raise FsError(errno.ENOTDIR)
     await _check_removal(space, op, entry.ino)
     made = Plan()
-    made.add(entry.ino, Empty(ino=entry.ino))
+    made.add(entry.ino, Empty(ino=entry.ino, thrown_from=(op.parent, op.name)))
     made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=entry.ino))
     return made
 

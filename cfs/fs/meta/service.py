@@ -20,10 +20,11 @@ from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
 from cfs.core.api.snapshots import Stage, TakePart
+from cfs.core.api.trash import ListTrash, PurgeTrash
 from cfs.core.errors import Malformed, Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
-from cfs.fs.meta import lock_graph, participant, past
+from cfs.fs.meta import lock_graph, participant, past, trash
 from cfs.fs.meta.holders import holders
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -56,7 +57,13 @@ class MetaService:
         self._clock = clock
         self._mutations = Mutations(self.transactions)
         self._shard_count = shard_count
-        self._workers = (reap, self.transactions.recover, self._watch_locks, *workers)
+        self._workers = (
+            reap,
+            self.transactions.recover,
+            self._watch_locks,
+            self._empty_trash,
+            *workers,
+        )
         self._led: dict[int, tuple[LedShard, trio.CancelScope]] = {}
         self._wake = trio.Event()
         self.handlers: Mapping[str, Handler] = {
@@ -76,6 +83,8 @@ class MetaService:
             "meta.internal": self._internal,
             "meta.holders": self._holders,
             "meta.snapshot": self._snapshot,
+            "meta.trash": self._trash,
+            "meta.purge": self._purge,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -292,6 +301,15 @@ class MetaService:
         led = self.led(request.shard)
         await led.group.read_barrier()
         return holders(led, request.ino)
+
+    def _trash(self, _context: Context, request: ListTrash, _payload: Any) -> Any:
+        return trash.page(self.led(request.shard), request)
+
+    async def _purge(self, _context: Context, request: PurgeTrash, _payload: Any) -> meta.Empty:
+        return await trash.purge(self.led(request.shard), request)
+
+    async def _empty_trash(self, led: LedShard) -> None:
+        await trash.expire(led, self._clock)
 
     async def _snapshot(self, _context: Context, request: TakePart, _payload: Any) -> meta.Empty:
         led = self.led(request.shard)

@@ -1,9 +1,10 @@
-"""An administrator's commands about snapshots (`root.admin`): names, arguments, answers.
+"""An administrator's commands about snapshots and the trash (`root.admin`): names, arguments, answers.
 
     snapshot_create    name, scope?, path?           -> epoch, created_ms
     snapshot_delete    name                          -> {}
     snapshot_schedule  scope?, path?, keep           -> keep   `keep` {}: no schedule any more
     schedule_list                                    -> schedules
+    trash_keep         keep_s?                       -> keep_s   0: what is removed goes at once
 
 `scope` is a directory's inode number; left out: everything.
 """
@@ -34,6 +35,7 @@ class SnapshotCommands:
             "snapshot_delete": Command(self._delete, frozenset({"name"})),
             "snapshot_schedule": Command(self._schedule, frozenset({"scope", "path", "keep"})),
             "schedule_list": Command(self._schedules, frozenset()),
+            "trash_keep": Command(self._trash_keep, frozenset({"keep_s"})),
         }
 
     async def _create(self, arguments: _Arguments, _by: str) -> dict[str, Any]:
@@ -54,6 +56,13 @@ class SnapshotCommands:
             raise Malformed("keep says how many of what: {'hourly': 24, 'daily': 7}")
         await self._replica.propose(commands.SetSchedule(scope=scope, path=path, keep=keep))
         return {"keep": keep}
+
+    async def _trash_keep(self, arguments: _Arguments, _by: str) -> dict[str, Any]:
+        keep_s = arguments.get("keep_s")
+        if isinstance(keep_s, int):
+            await self._replica.propose(commands.KeepTrash(keep_s=keep_s))
+            await self._worker.tell_trash()
+        return {"keep_s": snapshots.trash(self._replica.state).keep_s}
 
     async def _schedules(self, _arguments: _Arguments, _by: str) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Takes, schedules and deletes snapshots; a worker of the root leader.
+"""Takes, schedules and deletes snapshots, and sets the trash; a worker of the root leader.
 
 Taking one: the root group gives it an epoch; every shard is frozen (`cfs.fs.meta.freezer`); when
 all are, nothing changes anywhere, and every shard marks; all thaw; the root group calls it ready.
@@ -108,6 +108,18 @@ class Snapshots:
         await self._replica.propose(commands.DeleteSnapshot(epoch=found.epoch))
         self._wake.set()
 
+    async def tell_trash(self) -> None:
+        """Tell every shard how long what is removed stays, if one may not know."""
+        record = snapshots.trash(self._replica.state)
+        if record.told:
+            return
+        await self._everywhere(
+            lambda shard: self._shards.command(
+                group_of(shard), shard_commands.SetTrash(keep_s=record.keep_s), timeout_s=DROP_S
+            )
+        )
+        await self._replica.propose(commands.KeepTrash(keep_s=record.keep_s, told=True))
+
     def find(self, name: str) -> Snapshot:
         """Give a snapshot by its name. Raises NotFound."""
         for one in snapshots.ready(self._replica.state):
@@ -134,6 +146,7 @@ class Snapshots:
 
     async def _pass(self) -> None:
         state = self._replica.state
+        await self.tell_trash()
         for record in snapshots.read_snapshots(state):
             epoch = record.snapshot.epoch
             if record.phase == SnapshotPhase.TAKING and epoch not in self._mine:
