@@ -158,7 +158,7 @@ def _below(directory: Path) -> Iterator[Entry]:
 def _entries(root: Path) -> Iterator[Entry]:
     held = root / SNAPSHOTS / ".trash"
     try:
-        names = sorted(os.listdir(held))
+        names = sorted(path.name for path in held.iterdir())
     except PermissionError as error:
         raise Refused("only root may look into the trash; use sudo") from error
     for name in names:

@@ -1,4 +1,4 @@
-"""An administrator's commands about snapshots and the trash (`root.admin`): names, arguments, answers.
+"""An administrator's commands on snapshots and trash (`root.admin`): names, arguments, answers.
 
     snapshot_create    name, scope?, path?           -> epoch, created_ms
     snapshot_delete    name                          -> {}
