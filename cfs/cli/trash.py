@@ -163,7 +163,7 @@ def _entries(root: Path) -> Iterator[Entry]:
         raise Refused("only root may look into the trash; use sudo") from error
     for name in names:
         try:
-            said: dict[str, Any] = json.loads(os.getxattr(held, f"cfs.entry.{name}"))
+            said: dict[str, Any] = json.loads(os.getxattr(held, f"user.cfs.entry.{name}"))
         except OSError:
             continue  # it went between the two
         path = said["directory"].rstrip("/") + "/" + said["name"]

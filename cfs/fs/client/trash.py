@@ -3,7 +3,7 @@
 Its entries are what lost its last name lately, newest last, each named `STAMP.INO.NAME`: when it
 was removed (a stamp of its shard's clock, ns), its inode, and the name it had. Moving an entry out
 gives it a name again; removing one there throws it away for good. Reading one reads the file.
-An extended attribute of the directory, `cfs.entry.` and an entry's name, says in JSON where it was.
+An extended attribute of the directory, `user.cfs.entry.` and an entry's name, says in JSON where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRASH = PAST
 ENTRIES_MAX = 65_536
 """Listed at once of one shard; those removed first come first."""
 PAGE = 1024
-INFO = b"cfs.entry."
+INFO = b"user.cfs.entry."
 NAME_BYTES = 240
 """Of an entry's name: with `INFO` in front it still names an attribute."""
 
