@@ -11,6 +11,7 @@ conflict      what an operation would touch: leases to recall, names to latch, s
 keys          how every record is keyed
 records       what every record holds, byte for byte; versions and migration
 draft         the changes of one operation, all or nothing; clock, counters, references
+keeping       commands about snapshots and the trash
 trash         what lost its last name stays a while
 versions      what records were before, for as long as a snapshot needs it
 history       the records as a snapshot shows them

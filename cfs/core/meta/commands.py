@@ -35,6 +35,7 @@ from typing import TypeAlias
 
 import msgspec
 
+# ruff: noqa: PLC0414 - these names are given on
 from cfs.core.api.meta import (
     Acquire,
     Caller,
@@ -56,6 +57,10 @@ from cfs.core.api.meta import (
 )
 from cfs.core.api.store import ChunkRef
 from cfs.core.errors import Malformed
+from cfs.core.meta.keeping import DropSnapshot as DropSnapshot
+from cfs.core.meta.keeping import EmptyTrash as EmptyTrash
+from cfs.core.meta.keeping import SetTrash as SetTrash
+from cfs.core.meta.keeping import TakeSnapshot as TakeSnapshot
 
 ClientOp: TypeAlias = (
     Create
@@ -320,31 +325,6 @@ class DropEntry(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     parent: int
     name: bytes
     ino: int
-
-
-class TakeSnapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="snapshot"):
-    """Let what is current now be the snapshot `epoch`. Refused when a later epoch was seen."""
-
-    epoch: int
-
-
-class DropSnapshot(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="unsnapshot"):
-    """Delete a snapshot; one not taken here is refused for ever."""
-
-    epoch: int
-
-
-class SetTrash(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="trash"):
-    """Say how long what loses its last name stays in the trash, seconds; 0: not at all."""
-
-    keep_s: int
-
-
-class EmptyTrash(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="empty_trash"):
-    """Take inodes out of the trash for good: these, and some of before a stamp (0: none)."""
-
-    before_ns: int = 0
-    inos: tuple[int, ...] = ()
 
 
 Command: TypeAlias = (

@@ -3,7 +3,8 @@
 Its entries are what lost its last name lately, newest last, each named `STAMP.INO.NAME`: when it
 was removed (a stamp of its shard's clock, ns), its inode, and the name it had. Moving an entry out
 gives it a name again; removing one there throws it away for good. Reading one reads the file.
-An extended attribute of the directory, `user.cfs.entry.` and an entry's name, says in JSON where it was.
+An extended attribute of the directory, `user.cfs.entry.` and an entry's name, says in JSON where
+that was.
 """
 
 from __future__ import annotations
