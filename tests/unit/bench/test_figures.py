@@ -40,14 +40,36 @@ def test_a_median_leaves_failed_runs_out_and_says_when_none_is_left():
     ],
 )
 def test_verdict(row, cfs, gluster, bare, said):
-    assert figures.verdict(row, {row: cfs}, {row: gluster}, {row: bare}) == said
+    found = {"cfs": {row: cfs}, "gluster": {row: gluster}, "pass": {row: bare}}
+    assert figures.verdict(row, found) == said
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (270, "meets gluster / 3; meets 0.9 MooseFS"),
+        (269, "meets gluster / 3; **below 0.9 MooseFS**"),
+        (90, "**below gluster / 3**; **below 0.9 MooseFS**"),
+    ],
+)
+def test_a_row_of_metadata_is_held_against_the_better_replicating_peer(rate, said):
+    found = {
+        "cfs": {"create": rate, "create_par8": rate},
+        "gluster": {"create": 300},
+        "gluster-replica": {"create": 200, "create_par8": 900},
+        "moosefs2": {"create": 300, "create_par8": 900},
+    }
+    assert figures.verdict("create", found) == said
+    assert figures.verdict("create_par8", found) == "no peer"
 
 
 def test_the_worst_rows_are_those_farthest_below_their_floor():
     cfs = {"seq_write": 100, "create": 100, "ls_l": 100, "untar": None}
     gluster = {"seq_write": 200, "create": 900, "ls_l": 100, "untar": 3}
-    assert figures.worst(cfs, gluster, {}, 3) == ["untar", "create", "seq_write"]
-    assert figures.worst(cfs, {}, {"ls_l": 50, "create": 200}, 1) == ["create"]
+    worst = figures.worst({"cfs": cfs, "gluster": gluster}, 3)
+    assert worst == ["untar", "create", "seq_write"]
+    bare = {"ls_l": 50, "create": 200}
+    assert figures.worst({"cfs": cfs, "pass": bare}, 1) == ["create"]
 
 
 def test_ratio_of_nothing_is_nothing():
@@ -66,9 +88,9 @@ def test_the_table_has_a_line_a_row_and_both_ratios():
     labels = {"cfs": "CFS", "pass": "bare", "gluster": "gluster"}
     lines = figures.figures_table(runs, labels).splitlines()
     assert lines[2] == (
-        "| seq_write (MB/s) | 100 | 400 | 200 | 0.50 | 0.25 | **below = gluster** |"
+        "| seq_write (MB/s) | 100 | 400 | 200 | 0.25 | 0.50 | **below = gluster** |"
     )
-    assert lines[3] == "| create (/s) | 50.0 | 25.0 | 100 | 0.50 | 2.00 | meets gluster / 3 |"
+    assert lines[3] == "| create (/s) | 50.0 | 25.0 | 100 | 2.00 | 0.50 | meets gluster / 3 |"
 
 
 def test_a_spread_names_what_failed():
