@@ -220,7 +220,7 @@ class Mutations:
                     led.orphaned(answer.attrs[0].ino)
                 case meta.Link():
                     led.orphans.discard(op.ino)
-                case meta.Unlink() | meta.Rename():
+                case meta.Unlink() | meta.Rmdir() | meta.Rename():
                     for attr in answer.attrs:
                         if attr.nlink == 0 and attr.ino not in gone:
                             led.orphaned(attr.ino)

@@ -1,0 +1,236 @@
+"""One run of one seed: make a cluster, let clients work while things fail, heal, check everything."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import time
+from collections import Counter
+from typing import Any
+
+import structlog
+import trio
+
+from cfs.core.errors import CfsError
+from tests.sim import checks
+from tests.sim.cluster import Cluster, Shape
+from tests.sim.engine import simulate
+from tests.sim.faults import Fault, Nemesis, draw
+from tests.sim.history import History
+from tests.sim.trace import Trace
+from tests.sim.workload import Plan, Worker, World
+
+HEAL_S = 180.0
+SETTLE_S = 120.0
+HONEST_ENDS = (
+    "LogFailed", "NoSpace", "Unavailable: no disk could be opened", "OSError",
+    "DeadlineExceeded", "SessionExpired",
+)  # fmt: skip
+"""What may end a process by itself while disks fail: it stops rather than be wrong."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Report:
+    """What a run was and found."""
+
+    seed: int
+    digest: str = ""
+    violations: list[str] = dataclasses.field(default_factory=list)
+    virtual_s: float = 0.0
+    cpu_s: float = 0.0
+    operations: int = 0
+    checked: int = 0
+    undecided: int = 0
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    schedule: list[Fault] = dataclasses.field(default_factory=list)
+    shape: Any = None
+    trace: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """What a seed decides, and what a caller may decide instead."""
+
+    seed: int
+    work_s: float = 0.0
+    schedule: list[Fault] | None = None
+    shape: Shape | None = None
+    show: bool = False
+
+
+def run_seed(options: Options) -> Report:
+    """Run a seed. Never raises for what the product does: that is a violation."""
+    report = Report(seed=options.seed)
+    began = time.process_time()
+
+    async def main(clock: Any) -> None:
+        run = Run(options, clock, report)
+        try:
+            await run.run()
+        finally:
+            report.virtual_s = clock.now
+            report.digest = run.trace.digest()
+            report.counts = run.trace.counts
+            report.trace = run.trace.last
+
+    try:
+        simulate(main, options.seed)
+    except BaseExceptionGroup as error:
+        report.violations.append(f"the run ended: {_texts(error)}")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run failed
+        report.violations.append(f"the run ended: {type(error).__name__}: {error}")
+    report.cpu_s = time.process_time() - began
+    return report
+
+
+class Run:
+    """The acts of a run."""
+
+    def __init__(self, options: Options, clock: Any, report: Report) -> None:
+        seed = f"{options.seed}"
+        self.report = report
+        self.clock = clock
+        self.trace = trace = Trace(clock, show=options.show)
+        structlog.configure(
+            processors=[trace.log], logger_factory=structlog.ReturnLoggerFactory(),
+            cache_logger_on_first_use=False,
+        )  # fmt: skip
+        chance = random.Random(f"{seed}/run")
+        self.shape = options.shape or Shape.draw(chance)
+        self.work_s = options.work_s or chance.choice((4.0, 6.0, 10.0))
+        self.plan = Plan(chance)
+        self.schedule = options.schedule
+        if self.schedule is None:
+            self.schedule = draw(random.Random(f"{seed}/faults"), self.work_s)
+        report.schedule, report.shape = self.schedule, self.shape
+        self.cluster = Cluster(seed=seed, shape=self.shape, clock=clock, trace=trace)
+        self.history = History(clock, trace)
+        self.world = World(self.history, self.plan)
+        self.seed = seed
+
+    async def run(self) -> None:
+        cluster, report = self.cluster, self.report
+        async with trio.open_nursery() as nursery:
+            await cluster.make(nursery)
+            await self._prepare()
+            began = self.clock.now
+            self.world.stop_at = began + self.work_s
+            try:
+                async with trio.open_nursery() as acting:
+                    for number in range(self.shape.clients):
+                        acting.start_soon(self._client, f"client{number + 1}")
+                    await Nemesis(cluster).run(self.schedule)
+                    await self._healed()
+                    with_limit = acting
+                    with_limit.cancel_scope.deadline = self.clock.now + HEAL_S
+                if acting.cancel_scope.cancelled_caught:
+                    report.violations.append("clients did not finish after everything was healed")
+                await self._read_all()
+                await self._settled()
+                self._check()
+            finally:
+                report.operations = len(self.history.ops)
+            nursery.cancel_scope.cancel()
+
+    async def _prepare(self) -> None:
+        machine = self.cluster.new_client("operator")
+
+        async def work(files: Any, _life: Any) -> None:
+            await self.world.prepare(files)
+            await files.close()
+
+        with trio.fail_after(120):
+            await self.cluster.client(machine, work)
+        if machine.failures:
+            raise AssertionError(machine.failures[0])
+
+    async def _client(self, name: str) -> None:
+        """Live, die and come back until the time is over."""
+        machine = self.cluster.new_client(name)
+        while self.clock.now < self.world.stop_at or not machine.lives:
+            chance = random.Random(f"{self.seed}/{name}/{machine.lives + 1}")
+            key = f"{name}.{machine.lives + 1}"
+
+            async def work(files: Any, _life: Any, key: str = key, chance: Any = chance) -> None:
+                await Worker(self.world, files, key, chance).run()
+                with contextlib.suppress(CfsError):
+                    await files.close()
+
+            ends = len(machine.failures)
+            await self.cluster.client(machine, work)
+            self.history.lost(key, ended=True)
+            for failure in machine.failures[ends:]:
+                if not failure.startswith(HONEST_ENDS):
+                    self.report.violations.append(f"{key} ended by itself: {failure}")
+            await trio.sleep(0.5 * chance.random())
+
+    async def _healed(self) -> None:
+        cluster = self.cluster
+        cluster.held_down.clear()
+        try:
+            await cluster.whole(HEAL_S)
+        except trio.TooSlowError:
+            self.report.violations.append(f"not healed: waits for {cluster.waits_for}")
+        self.trace.line("healed")
+
+    async def _read_all(self) -> None:
+        """Let a new client read everything, as the last operations of the history."""
+        machine = self.cluster.new_client("reader")
+
+        async def work(files: Any, _life: Any) -> None:
+            worker = Worker(self.world, files, "reader", random.Random(0))
+            for number, ino in enumerate(self.world.files):
+                await worker.did(f"file {number}", "read", (), lambda i=ino: worker._read(i))
+            for number in range(2):
+                name = b"s%d" % number
+                await worker.did(f"swap {number}", "read", (),
+                                 lambda n=name: worker._read_name(n))  # fmt: skip
+            for base in self.world.bases:
+                await worker.did("tree", "list", (base,), lambda b=base: worker._listed(b))
+                for name in (b"a", b"b", b"c", b"d"):
+                    await worker._lookup(base, name)
+            self.trace.line("everything is read")
+            await files.close()
+
+        with trio.move_on_after(HEAL_S) as scope:
+            await self.cluster.client(machine, work)
+        unread = [op for op in self.history.ops if op.client == "reader" and op.dropped]
+        self.report.violations += [f"cannot be read at the end: {op}" for op in unread]
+        self.report.violations += [f"the reader ended: {f}" for f in machine.failures]
+        if scope.cancelled_caught:
+            self.report.violations.append("not everything could be read after healing")
+
+    async def _settled(self) -> None:
+        limit = self.clock.now + SETTLE_S
+        why: str | None = "?"
+        while self.clock.now < limit and why is not None:
+            await trio.sleep(0.5)
+            why = checks.unsettled(self.cluster)
+        if why is not None:
+            self.report.violations.append(f"not quiet: {why}")
+        with contextlib.suppress(trio.TooSlowError):
+            await self.cluster.whole(30)
+
+    def _check(self) -> None:
+        report, cluster = self.report, self.cluster
+        found, report.checked, report.undecided = checks.histories(
+            self.history, tuple(self.world.bases)
+        )
+        report.violations += found
+        report.violations += checks.locks(self.world.held)
+        report.violations += checks.replicas(cluster)
+        report.violations += checks.tree(cluster)
+        report.violations += cluster.watch.violations
+        for machine in [*cluster.metas(), *cluster.storages()]:
+            for failure in machine.failures:
+                if not failure.startswith(HONEST_ENDS) or not machine.disk.faults:
+                    report.violations.append(f"{machine.name} ended by itself: {failure}")
+        self.trace.counts["commands applied"] = cluster.watch.applied
+        self.trace.counts["bytes sent"] = cluster.network.bytes
+
+
+def _texts(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(sorted({_texts(e) for e in error.exceptions}))
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,384 @@
+"""What the clients do: names in directories of several shards, files small and large, swaps, locks.
+
+Every client works through `Files` in its own process; each operation and its answer go into the
+history. Objects: `tree` (all names), `file N` (bytes of files that stay where they are), `swap N`
+(a name whose file is replaced by rename). Locks are checked by the intervals in which they were
+surely held.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+from typing import Any
+
+import trio
+
+from cfs.core.errors import CfsError, FsError
+from cfs.fs.client.files import Files
+from tests.sim.history import History, Op
+
+NAMES = (b"a", b"b", b"c", b"d")
+ROOT = 1
+EXPECTED = frozenset({
+    errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL,
+    errno.EPERM,
+})  # fmt: skip
+TREE_OPS = {
+    "create": 6, "mkdir": 3, "symlink": 1, "unlink": 4, "rmdir": 2, "rename": 6, "link": 2,
+    "lookup": 7, "list": 3, "syncdir": 1,
+}  # fmt: skip
+FILE_OPS = {"write": 5, "append": 2, "truncate": 1, "read": 6, "sync": 2}
+
+
+class Plan:
+    """How much of what; drawn from the seed."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.tree = chance.choice((0, 2, 4))
+        self.file = chance.choice((1, 3, 5))
+        self.swap = chance.choice((0, 1, 2))
+        self.lock = chance.choice((0, 0, 1))
+        if not (self.tree or self.lock):
+            self.tree = 2
+        self.files = chance.choice((2, 3, 5))
+        self.bases = chance.choice((1, 2, 3))
+        self.names = chance.choice((2, 3, 4))
+        self.rate = chance.choice((30, 50, 80))
+        """Operations a second and client, in bursts."""
+        self.large = chance.choice((0.0, 0.1, 0.3))
+        """Share of writes of tens to hundreds of KiB."""
+
+
+class World:
+    """What the clients of a run share."""
+
+    def __init__(self, history: History, plan: Plan) -> None:
+        self.history = history
+        self.plan = plan
+        self.bases: list[int] = []
+        self.files: list[int] = []
+        self.swap_dir = 0
+        self.lock_files: list[int] = []
+        self.stop_at = 0.0
+        self.held: list[tuple[int, str, float, float]] = []
+        """(lock file, client, from, until): surely held."""
+
+    async def prepare(self, files: Files) -> None:
+        """Make what is always there; durable on return."""
+        for n in range(self.plan.bases):
+            attr = await files.mkdir(ROOT, b"base%d" % n, 0o755)
+            self.bases.append(attr.ino)
+        holder = await files.mkdir(ROOT, b"files", 0o755)
+        for n in range(self.plan.files):
+            attr = await files.mknod(holder.ino, b"f%d" % n, stat.S_IFREG | 0o644)
+            self.files.append(attr.ino)
+        for n in range(2):
+            attr = await files.mknod(holder.ino, b"lock%d" % n, stat.S_IFREG | 0o644)
+            self.lock_files.append(attr.ino)
+        self.swap_dir = (await files.mkdir(ROOT, b"swap", 0o755)).ino
+        for n in range(2):
+            fh, _ = await files.create_file(self.swap_dir, b"s%d" % n, 0o644, os.O_WRONLY)
+            await files.release(fh)
+        await files.sync()
+
+
+class Worker:
+    """One life of one client."""
+
+    def __init__(self, world: World, files: Files, name: str, chance: random.Random) -> None:
+        self.world = world
+        self.history = world.history
+        self.files = files
+        self.name = name
+        self.chance = chance
+        self.directories: list[int] = []
+        """Inodes of directories it made or met."""
+        self.known: list[int] = []
+        """Inodes of files it met."""
+        self.count = 0
+        files.client.on_expired.append(lambda _shard: self.history.lost(self.name))
+
+    async def run(self) -> None:
+        """Work until the run stops, then commit everything."""
+        plan = self.world.plan
+        kinds = ["tree", "file", "swap", "lock"]
+        weights = [plan.tree, plan.file, plan.swap, plan.lock]
+        while trio.current_time() < self.world.stop_at:
+            kind = self.chance.choices(kinds, weights)[0]
+            await getattr(self, kind)()
+            pause = self.chance.random() < 0.3
+            await trio.sleep(self.chance.expovariate(0.3 * plan.rate) if pause else 0)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Commit everything; what cannot be is said to be lost."""
+        marks = {
+            key: self.history.mark(*key) for key in list(self.history._open) if key[0] == self.name
+        }
+        try:
+            await self.files.sync()
+        except CfsError:
+            self.history.lost(self.name)
+        else:
+            for key, mark in marks.items():
+                self.history.synced(*key, mark)
+
+    async def did(self, object_: str, kind: str, args: tuple[Any, ...], call: Any) -> Op:
+        """Do one operation and note its answer."""
+        op = self.history.begin(self.name, object_, kind, *args)
+        try:
+            value = await call()
+        except FsError as error:
+            expected = error.errno in EXPECTED
+            self.history.end(op, ("error", error.errno) if expected else None)
+            if error.errno == errno.EIO:
+                self.history.lost(self.name, object_)
+        except CfsError:
+            self.history.end(op, None)
+        else:
+            self.history.end(op, ("ok", value))
+        return op
+
+    # --- names
+
+    def _parent(self) -> int:
+        bases = self.world.bases
+        if self.directories and self.chance.random() < 0.3:
+            return self.chance.choice(self.directories[-4:])
+        return self.chance.choice(bases)
+
+    def _name(self) -> bytes:
+        return NAMES[self.chance.randrange(self.world.plan.names)]
+
+    async def tree(self) -> None:
+        kind = self.chance.choices(list(TREE_OPS), list(TREE_OPS.values()))[0]
+        parent, name, files = self._parent(), self._name(), self.files
+        match kind:
+            case "create":
+                await self._made(kind, parent, name, lambda: files.mknod(
+                    parent, name, stat.S_IFREG | 0o644))  # fmt: skip
+            case "mkdir":
+                op = await self._made(kind, parent, name, lambda: files.mkdir(parent, name, 0o755))
+                if op.result is not None and op.result[0] == "ok":
+                    self.directories.append(op.result[1])
+            case "symlink":
+                await self._made(kind, parent, name, lambda: files.symlink(parent, name, b"x"))
+            case "unlink" | "rmdir":
+                remove = getattr(files, kind)
+                await self.did("tree", kind, (parent, name), lambda: remove(parent, name))
+            case "rename":
+                to, new = self._parent(), self._name()
+                await self.did("tree", kind, (parent, name, to, new),
+                               lambda: files.rename(parent, name, to, new))  # fmt: skip
+            case "link":
+                await self._link(parent, name)
+            case "lookup":
+                await self._lookup(parent, name)
+            case "list":
+                await self.did("tree", "list", (parent,), lambda: self._listed(parent))
+            case "syncdir":
+                await self._sync_directory(parent)
+
+    async def _made(self, kind: str, parent: int, name: bytes, call: Any) -> Op:
+        async def made() -> int:
+            return (await call()).ino
+
+        op = await self.did("tree", kind, (parent, name), made)
+        if kind == "create" and op.result is not None and op.result[0] == "ok":
+            self.known.append(op.result[1])
+        return op
+
+    async def _link(self, parent: int, name: bytes) -> None:
+        if self.known:
+            ino = self.chance.choice(self.known[-4:])
+
+            async def linked() -> None:
+                await self.files.link(ino, parent, name)
+
+            await self.did("tree", "link", (ino, parent, name), linked)
+
+    async def _lookup(self, parent: int, name: bytes) -> None:
+        async def looked() -> tuple[str, int, int]:
+            attr = await self.files.lookup(parent, name)
+            kind = "d" if stat.S_ISDIR(attr.mode) else "l" if stat.S_ISLNK(attr.mode) else "f"
+            if kind == "d":
+                self.directories.append(attr.ino)
+            elif kind == "f":
+                self.known.append(attr.ino)
+            return kind, attr.ino, attr.nlink
+
+        await self.did("tree", "lookup", (parent, name), looked)
+
+    async def _listed(self, ino: int) -> tuple[tuple[bytes, str], ...]:
+        files = self.files
+        handle = await files.opendir(ino)
+        try:
+            entries: list[Any] = []
+            while page := await files.readdir(handle, entries[-1].cookie if entries else 0):
+                entries.extend(page)
+        finally:
+            await files.releasedir(handle)
+        kinds = {stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFREG: "f"}
+        return tuple(sorted((e.name, kinds[e.kind]) for e in entries))
+
+    async def _sync_directory(self, parent: int) -> None:
+        mark = self.history.mark(self.name, "tree")
+        last = next((op for op in reversed(self.history.ops)
+                     if op.index <= mark and op.client == self.name and op.object == "tree"
+                     and op.changes and parent in op.args), None)  # fmt: skip
+        try:
+            handle = await self.files.opendir(parent)
+        except CfsError:
+            return
+        try:
+            await self.files.fsyncdir(handle)
+        except CfsError:
+            self.history.lost(self.name, "tree")
+        else:
+            if last is not None:
+                self.history.synced(self.name, "tree", last.index)
+        finally:
+            await self.files.releasedir(handle)
+
+    # --- bytes
+
+    def _bytes(self) -> bytes:
+        self.count += 1
+        size = self.chance.choice((1, 60, 700, 5000, 20_000))
+        if self.chance.random() < self.world.plan.large:
+            size = self.chance.choice((70_000, 150_000, 300_000))
+        if self.chance.random() < 0.3:
+            return (b"%s.%d " % (self.name.encode(), self.count) * (size // 8 + 1))[:size]
+        return self.chance.randbytes(size)
+
+    async def file(self) -> None:
+        number = self.chance.randrange(len(self.world.files))
+        ino, object_ = self.world.files[number], f"file {number}"
+        kind = self.chance.choices(list(FILE_OPS), list(FILE_OPS.values()))[0]
+        if kind == "read":
+            await self.did(object_, "read", (), lambda: self._read(ino))
+        elif kind == "truncate":
+            size = self.chance.choice((0, 0, 100, 6000))
+
+            async def cut() -> None:
+                await self.files.setattr(ino, size=size)
+
+            await self.did(object_, "truncate", (size,), cut)
+        else:
+            await self._write(ino, object_, kind)
+
+    async def _write(self, ino: int, object_: str, kind: str) -> None:
+        files = self.files
+        flags = os.O_WRONLY | (os.O_APPEND if kind == "append" else 0)
+        try:
+            fh = await files.open(ino, flags)
+        except CfsError:
+            return
+        try:
+            if kind != "sync":
+                data = self._bytes()
+                offset = 0 if self.chance.random() < 0.5 else self.chance.choice((10, 4096, 9000))
+                args = (data,) if kind == "append" else (offset, data)
+
+                async def written() -> None:
+                    assert await files.write(fh, offset, data) == len(data)
+
+                await self.did(object_, kind, args, written)
+            if kind == "sync" or self.chance.random() < 0.3:
+                await self._sync_file(fh, object_)
+        finally:
+            with trio.CancelScope(shield=False):
+                await files.release(fh)
+
+    async def _sync_file(self, fh: int, object_: str) -> bool:
+        mark = self.history.mark(self.name, object_)
+        try:
+            await self.files.fsync(fh)
+        except CfsError:
+            self.history.lost(self.name, object_)
+            return False
+        self.history.synced(self.name, object_, mark)
+        self.history.trace.counts["fsync acknowledged"] += 1
+        return True
+
+    async def _read(self, ino: int) -> bytes:
+        fh = await self.files.open(ino, os.O_RDONLY)
+        try:
+            return await self.files.read(fh, 0, 1 << 26)
+        finally:
+            await self.files.release(fh)
+
+    # --- replacing by rename
+
+    async def swap(self) -> None:
+        number = self.chance.randrange(2)
+        name, object_ = b"s%d" % number, f"swap {number}"
+        if self.chance.random() < 0.5:
+            await self.did(object_, "read", (), lambda: self._read_name(name))
+            return
+        data = self._bytes()
+        self.count += 1
+        temporary = b"%s.%d" % (self.name.encode(), self.count)
+        sync = self.chance.random() < 0.4
+        kept: list[int] = []
+
+        async def replaced() -> None:
+            files = self.files
+            fh, _ = await files.create_file(self.world.swap_dir, temporary, 0o644, os.O_WRONLY)
+            try:
+                await files.write(fh, 0, data)
+                await files.rename(self.world.swap_dir, temporary, self.world.swap_dir, name)
+                if sync:
+                    await files.fsync(fh)
+                    kept.append(fh)
+            finally:
+                await files.release(fh)
+
+        op = await self.did(object_, "replace", (data,), replaced)
+        if kept and op.result is not None:
+            self.history.synced(self.name, object_, op.index)
+
+    async def _read_name(self, name: bytes) -> bytes:
+        for _ in range(50):
+            attr = await self.files.lookup(self.world.swap_dir, name)
+            try:
+                return await self._read(attr.ino)
+            except FsError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+        raise FsError(errno.EIO, "replaced too often to be read")
+
+    # --- locks
+
+    async def lock(self) -> None:
+        """Hold an exclusive lock for a while, and note for how long that was sure."""
+        files, chance = self.files, self.chance
+        number = chance.randrange(len(self.world.lock_files))
+        ino, flock = self.world.lock_files[number], number == 1
+        owner = self.count = self.count + 1
+        shard = files.client.cache.node(ino).shard
+        counts = self.history.trace.counts
+        try:
+            with trio.move_on_after(3) as scope:
+                await files.setlk(ino, owner, 0, (1 << 63) - 1, 1, owner, wait=chance.random() < 0.7,
+                                  flock=flock)  # fmt: skip
+        except CfsError:
+            counts["lock refused"] += 1
+            return
+        if scope.cancelled_caught:
+            return
+        counts["lock taken"] += 1
+        began = until = trio.current_time()
+        for _ in range(chance.randrange(1, 6)):
+            if not files.client.session.trusted(shard) or not files.holds_locks(ino):
+                break
+            until = trio.current_time()
+            await trio.sleep(0.02 * chance.random())
+        self.world.held.append((ino, self.name, began, until))
+        try:
+            await files.setlk(ino, owner, 0, (1 << 63) - 1, 2, owner, wait=False, flock=flock)
+        except CfsError:
+            counts["unlock failed"] += 1
