@@ -264,9 +264,10 @@ class OpResult(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     attrs: tuple[Attr, ...] = ()
     """Create, Link: the inode first, then the directory. Unlink, Rmdir: the removed inode (with
     its new nlink) first, then the directory. Rename: moved, old directory, new directory, then the
-    replaced inode if any. Others: the inode. Cross-shard ones likewise."""
+    replaced inode if any. Others: the inode. Cross-shard ones likewise, or none at all: when
+    nothing had to be done, or when whoever drove it is gone; the effect is there all the same."""
     ino: int = 0
-    """ReserveInos: the first number."""
+    """ReserveInos: the first number. A cross-shard Create: the new inode."""
 
 
 class MutateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -175,6 +175,9 @@ class Names:
             return made, self.made(made, opened=opened) if regular else None
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            if not result.attrs:  # only a directory of another shard can be made so
+                client.abandoned(op)
+                return await self.getattr(result.ino), None
             attr, directory = result.attrs[0], result.attrs[1]
             client.cache.learn_change(directory, token)
             entry = Name(name, attr.ino, stat.S_IFMT(mode), UNKNOWN_COOKIE, at)
@@ -264,6 +267,9 @@ class Names:
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            if not result.attrs:
+                client.abandoned(op)
+                return await self.getattr(ino)
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             attr = result.attrs[0]
@@ -283,6 +289,9 @@ class Names:
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            if not result.attrs:
+                client.abandoned(op)
+                return
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
@@ -298,6 +307,9 @@ class Names:
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            if not result.attrs:
+                client.abandoned(op)
+                return
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             absent = Name(name, 0, 0, UNKNOWN_COOKIE, at)
@@ -325,6 +337,9 @@ class Names:
         shard = shard_of(Ino(new_parent))
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())
+            if not result.attrs:
+                client.abandoned(op)
+                return
             for attr in result.attrs:
                 client.cache.learn_change(attr, token)
             attr = result.attrs[0]

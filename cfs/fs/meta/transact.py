@@ -90,6 +90,7 @@ class Transactions:
     ) -> OpResult:
         others = sorted(s for s in made.steps if s != led.shard)
         prepared: dict[int, int] = {}
+        new = 0
         try:
             for shard in others:
                 prepared[shard] = 0
@@ -100,7 +101,7 @@ class Transactions:
                 result = await self._command(shard, command)
                 assert isinstance(result, results.Prepared)
                 prepared[shard] = result.token
-                _fill_made(made, result)
+                new = _fill_made(made, result) or new
             decided = await participant.decide(
                 led,
                 commands.TxnDecide(
@@ -108,7 +109,7 @@ class Transactions:
                     commit=True,
                     session=session,
                     seq=seq,
-                    answer=OpResult(),
+                    answer=OpResult(ino=new),
                     steps=tuple(made.steps.get(led.shard, ())),
                 ),
             )
@@ -129,8 +130,9 @@ class Transactions:
                 finished = await self._command(shard, finish)
                 assert isinstance(finished, results.Finished)
                 attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
-        found = [attrs.get(place) for place in made.order]
-        answer = OpResult(attrs=tuple(a for a in found if a is not None))
+        found = [a for place in made.order if (a := attrs.get(place)) is not None]
+        whole = len(found) == len(made.order)  # a part that others finished does not show them
+        answer = OpResult(attrs=tuple(found) if whole else (), ino=new)
         led.background(self._forget, led, txid, others, answer)
         return answer
 
@@ -243,12 +245,13 @@ class _Space:
         return attr
 
 
-def _fill_made(made: Plan, prepared: results.Prepared) -> None:
-    """Put the number of the inode that a shard is about to make into the name that will hold it."""
-    new = next((i for i in prepared.inos if i), 0)
+def _fill_made(made: Plan, prepared: results.Prepared) -> int:
+    """Put the number of the inode that a shard is about to make into the name; give it, or 0."""
+    new: int = next((i for i in prepared.inos if i), 0)
     if not new:
-        return
+        return 0
     for steps in made.steps.values():
         for index, step in enumerate(steps):
             if isinstance(step, Attach) and step.ino == 0:
                 steps[index] = msgspec.structs.replace(step, ino=new)
+    return new
