@@ -150,7 +150,7 @@ class Names:
 
     # --- making
 
-    async def create(
+    async def create(  # noqa: C901 - what an answer brings, one after another
         self, parent: int, name: bytes, mode: int, *, uid: int = 0, gid: int = 0, rdev: int = 0,
         target: bytes = b"", opened: bool = False, umask: int = 0, caller: Caller | None = None,
     ) -> tuple[Attr, File | None]:  # fmt: skip
