@@ -10,7 +10,7 @@ import os
 import sys
 
 if os.environ.get("PYTHONHASHSEED") != "0":
-    os.execve(sys.executable, [sys.executable, "-m", "tests.sim", *sys.argv[1:]],  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-m", "tests.sim", *sys.argv[1:]],
               {**os.environ, "PYTHONHASHSEED": "0"})  # fmt: skip
 
 from tests.sim.command import main

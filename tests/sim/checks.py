@@ -5,6 +5,7 @@ Everything here reads; nothing is repaired. `Violation`s are texts, collected by
 
 from __future__ import annotations
 
+import itertools
 import stat
 from collections import Counter, defaultdict
 from typing import Any
@@ -74,7 +75,7 @@ def locks(held: list[tuple[int, str, float, float]]) -> list[str]:
         by_file[ino].append((began, until, client))
     for ino, intervals in by_file.items():
         intervals.sort()
-        for (_, until, one), (began, _, other) in zip(intervals, intervals[1:], strict=False):
+        for (_, until, one), (began, _, other) in itertools.pairwise(intervals):
             if began < until and one != other:
                 found.append(f"lock of {ino}: {one} held it until {until:.4f}, "
                              f"{other} from {began:.4f}")  # fmt: skip
@@ -127,7 +128,7 @@ def unsettled(cluster: Any) -> str | None:
     return None
 
 
-def tree(cluster: Any) -> list[str]:  # noqa: C901, PLR0912 - one pass over everything
+def tree(cluster: Any) -> list[str]:
     """Every name leads to an inode, counts are exact, directories form one tree."""
     found: list[str] = []
     inodes: dict[int, Any] = {}

@@ -32,6 +32,7 @@ from tests.sim.watch import FaultySender, Watch
 PORT = 7000
 RESTART_S = 0.5
 CLUSTER_ID = bytes(range(16))
+PROFILE = Profile(2, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Shape:
     clients: int = 2
     shards: int = 2
     groups: int = 8
-    profile: Profile = Profile(2, 1)
+    profile: Profile = PROFILE
     capacity: int = 1 << 30
 
     @staticmethod
@@ -74,7 +75,6 @@ class Cluster:
         self.sender_chance = random.Random(f"{seed}/sender")
         self.mischief: dict[str, float] = {}
         """Chance of `drop`, `repeat`, `reorder` of one-way Raft batches."""
-        self.restart = True
         self.held_down: set[str] = set()
         self.waits_for = ""
         self._serial = 0
@@ -193,6 +193,7 @@ class Cluster:
 
     async def client(self, machine: Machine, work: Any) -> None:
         """Run a client's life: `work(files)` in the client's process."""
+
         async def main(_machine: Machine, life: Life) -> None:
             node = ClientNode(Path(machine.name), ports=SimPorts(machine, life))
             async with trio.open_nursery() as nursery:
@@ -210,7 +211,7 @@ class Cluster:
             assert machine.life is not None
             await machine.life.ended.wait()
             await trio.sleep(RESTART_S)
-            while not self.restart or machine.name in self.held_down:
+            while machine.name in self.held_down:  # noqa: ASYNC110 - a set of others
                 await trio.sleep(0.2)
             await self.start(machine.name)
 
@@ -232,7 +233,7 @@ class Cluster:
                 self.waits_for = why
                 await trio.sleep(0.2)
 
-    def lacks(self) -> str | None:  # noqa: C901 - a list of questions
+    def lacks(self) -> str | None:
         """Say what the cluster lacks to be whole; None when it is."""
         shape = self.shape
         root = self.root()

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tests.sim.bugs import BUGS
 from tests.sim.run import Options, Report, run_seed
 
 SEED_S = 300
@@ -29,8 +30,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeat", type=int, default=1, help="run each seed so often: same trace?")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--work", type=float, default=0.0, help="virtual seconds clients work")
+    parser.add_argument("--bugs", nargs="*", metavar="NAME", help="show that seeded bugs are found")
     parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
     chosen = parser.parse_args(arguments)
+    if chosen.bugs is not None:
+        return hunt(chosen.bugs or list(BUGS), int((chosen.seeds or "1..20").partition("..")[2]),
+                    at_once=chosen.jobs)  # fmt: skip
     seeds: Iterable[int] = range(1, 1 << 62)
     if chosen.seed is not None:
         seeds = [chosen.seed]
@@ -56,6 +61,26 @@ def main(arguments: list[str]) -> int:
             print(f"  VIOLATION {violation}", flush=True)
     print(total.text())
     return 1 if total.failed or total.differing else 0
+
+
+def hunt(names: list[str], seeds_max: int, *, at_once: int) -> int:
+    """Run seeds with each bug switched on until one fails; print how many that took."""
+    missed = 0
+    for name in names:
+        bug = BUGS[name]
+        jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan)
+                for seed in range(1, seeds_max + 1))  # fmt: skip
+        tried, found = 0, ""
+        for report in run_all(jobs, at_once=at_once, before=bug.apply,
+                              stop=lambda r: bool(r.violations)):  # fmt: skip
+            tried += 1
+            if report.violations and not found:
+                found = f"seed {report.seed}: {report.violations[0].splitlines()[0][:110]}"
+                break
+        missed += not found
+        print(f"| `{name}` | {bug.what} | {tried if found else f'not in {tried}'} | {found} |",
+              flush=True)  # fmt: skip
+    return 1 if missed else 0
 
 
 def line(report: Report) -> str:
@@ -168,5 +193,5 @@ def _fork(job: Options, before: Callable[[], None] | None) -> tuple[int, int]:
 def _reap(pid: int, job: Options, data: bytes) -> Report:
     _, status = os.waitpid(pid, 0)
     if data:
-        return pickle.loads(data)  # noqa: S301 - our own child's
+        return pickle.loads(data)
     return Report(seed=job.seed, violations=[f"the process ended with status {status}"])

@@ -37,17 +37,17 @@ class Fault:
         return f"{self.at:.2f}s {self.kind} {self.length:.2f}s"
 
 
-def draw(chance: random.Random, work_s: float) -> list[Fault]:
-    """Draw a seed's kinds and schedule."""
-    if chance.random() < 0.06:
+def draw(chance: random.Random, work_s: float, focus: tuple[str, ...] = ()) -> list[Fault]:
+    """Draw a seed's kinds and schedule; `focus`: of these kinds alone."""
+    if chance.random() < 0.06 and not focus:
         return []
-    kinds = chance.sample(KINDS, chance.randrange(1, 8))
+    kinds = focus or chance.sample(KINDS, chance.randrange(1, 8))
     count = chance.randrange(1, 9)
     found = []
     for _ in range(count):
-        length = chance.choice((0.2, 0.6, 1.5, 3.0, 6.0)) * (0.5 + chance.random())
+        length = chance.choice((0.2, 0.5, 1.0, 2.0, 4.0)) * (0.5 + chance.random())
         at = work_s * 0.85 * chance.random()
-        found.append(Fault(at, chance.choice(kinds), min(length, work_s - at), chance.getrandbits(32)))
+        found.append(Fault(at, chance.choice(kinds), length, chance.getrandbits(32)))
     return sorted(found, key=lambda fault: (fault.at, fault.seed))
 
 

@@ -99,7 +99,7 @@ class History:
         self._open[key] = [op for op in self._open[key] if not op.durable]
 
     def lost(self, client: str, object_: str | None = None, *, ended: bool = False) -> None:
-        """A client died, lost its session or was told of a loss: what is not durable may be gone."""
+        """A client died, lost its session or was told of a loss: the rest may be gone."""
         for key, chain in list(self._open.items()):
             if key[0] != client or object_ not in (None, key[1]) or not chain:
                 continue

@@ -20,9 +20,7 @@ class Undecided(Exception):
     """The search was given up."""
 
 
-def explain(
-    ops: Sequence[Op], initial: Any, step: Callable[[Any, Op], Any]
-) -> list[Op] | None:
+def explain(ops: Sequence[Op], initial: Any, step: Callable[[Any, Op], Any]) -> list[Op] | None:
     """Give an order that explains `ops`; None when there is none. Raises Undecided."""
     ops = sorted(ops, key=lambda op: (op.invoke, op.index))
     place = {op.index: n for n, op in enumerate(ops)}

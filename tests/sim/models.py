@@ -90,9 +90,7 @@ class TreeModel:
             return errors
         return state | {(parent, name, child)}, None
 
-    def _rename(
-        self, state: Tree, _op: Op, parent: int, name: bytes, to: int, new: bytes
-    ) -> Any:
+    def _rename(self, state: Tree, _op: Op, parent: int, name: bytes, to: int, new: bytes) -> Any:
         child = self._child(state, parent, name)
         if child is None or not self._there(state, to):
             return {errno.ENOENT}

@@ -1,4 +1,4 @@
-"""One run of one seed: make a cluster, let clients work while things fail, heal, check everything."""
+"""One run of one seed: make a cluster, work while things fail, heal, check everything."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ class Options:
     schedule: list[Fault] | None = None
     shape: Shape | None = None
     show: bool = False
+    focus: tuple[str, ...] = ()
+    """Kinds of faults to draw from; empty: the swarm's choice."""
+    plan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What of the clients' plan is not the seed's choice."""
 
 
 def run_seed(options: Options) -> Report:
@@ -98,11 +102,15 @@ class Run:
         )  # fmt: skip
         chance = random.Random(f"{seed}/run")
         self.shape = options.shape or Shape.draw(chance)
-        self.work_s = options.work_s or chance.choice((4.0, 6.0, 10.0))
+        self.work_s = options.work_s or chance.choice((2.0, 3.0, 5.0))
         self.plan = Plan(chance)
+        self.quota = chance.choice((320, 400, 520)) // self.shape.clients
+        self.plan.rate = self.quota / self.work_s
+        for name, value in options.plan.items():
+            setattr(self.plan, name, value)
         self.schedule = options.schedule
         if self.schedule is None:
-            self.schedule = draw(random.Random(f"{seed}/faults"), self.work_s)
+            self.schedule = draw(random.Random(f"{seed}/faults"), self.work_s, options.focus)
         report.schedule, report.shape = self.schedule, self.shape
         self.cluster = Cluster(seed=seed, shape=self.shape, clock=clock, trace=trace)
         self.history = History(clock, trace)
@@ -148,7 +156,8 @@ class Run:
     async def _client(self, name: str) -> None:
         """Live, die and come back until the time is over."""
         machine = self.cluster.new_client(name)
-        while self.clock.now < self.world.stop_at or not machine.lives:
+        self.world.left[name] = self.quota
+        while self.world.goes_on(name) or not machine.lives:
             chance = random.Random(f"{self.seed}/{name}/{machine.lives + 1}")
             key = f"{name}.{machine.lives + 1}"
 

@@ -12,6 +12,7 @@ import errno
 import os
 import random
 import stat
+from collections import Counter
 from typing import Any
 
 import trio
@@ -22,6 +23,9 @@ from tests.sim.history import History, Op
 
 NAMES = (b"a", b"b", b"c", b"d")
 ROOT = 1
+LATE_S = 8.0
+"""How long a client may work on to do all it owes."""
+END = (1 << 63) - 1
 EXPECTED = frozenset({
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL,
     errno.EPERM,
@@ -46,7 +50,7 @@ class Plan:
         self.files = chance.choice((2, 3, 5))
         self.bases = chance.choice((1, 2, 3))
         self.names = chance.choice((2, 3, 4))
-        self.rate = chance.choice((30, 50, 80))
+        self.rate = 30.0
         """Operations a second and client, in bursts."""
         self.large = chance.choice((0.0, 0.1, 0.3))
         """Share of writes of tens to hundreds of KiB."""
@@ -63,8 +67,15 @@ class World:
         self.swap_dir = 0
         self.lock_files: list[int] = []
         self.stop_at = 0.0
+        self.left: Counter[str] = Counter()
+        """Operations that a client still owes."""
         self.held: list[tuple[int, str, float, float]] = []
         """(lock file, client, from, until): surely held."""
+
+    def goes_on(self, client: str) -> bool:
+        """Tell whether a client works on: to the end of the time, and until it did enough."""
+        now = trio.current_time()
+        return now < self.stop_at or (self.left[client] > 0 and now < self.stop_at + LATE_S)
 
     async def prepare(self, files: Files) -> None:
         """Make what is always there; durable on return."""
@@ -93,6 +104,7 @@ class Worker:
         self.history = world.history
         self.files = files
         self.name = name
+        self.client = name.partition(".")[0]
         self.chance = chance
         self.directories: list[int] = []
         """Inodes of directories it made or met."""
@@ -103,13 +115,14 @@ class Worker:
 
     async def run(self) -> None:
         """Work until the run stops, then commit everything."""
-        plan = self.world.plan
+        world, plan = self.world, self.world.plan
         kinds = ["tree", "file", "swap", "lock"]
         weights = [plan.tree, plan.file, plan.swap, plan.lock]
-        while trio.current_time() < self.world.stop_at:
+        while world.goes_on(self.client):
             kind = self.chance.choices(kinds, weights)[0]
             await getattr(self, kind)()
-            pause = self.chance.random() < 0.3
+            world.left[self.client] -= 1
+            pause = self.chance.random() < 0.3 and trio.current_time() < world.stop_at
             await trio.sleep(self.chance.expovariate(0.3 * plan.rate) if pause else 0)
         await self.finish()
 
@@ -363,8 +376,8 @@ class Worker:
         counts = self.history.trace.counts
         try:
             with trio.move_on_after(3) as scope:
-                await files.setlk(ino, owner, 0, (1 << 63) - 1, 1, owner, wait=chance.random() < 0.7,
-                                  flock=flock)  # fmt: skip
+                wait = chance.random() < 0.7
+                await files.setlk(ino, owner, 0, END, 1, owner, wait=wait, flock=flock)
         except CfsError:
             counts["lock refused"] += 1
             return
@@ -379,6 +392,6 @@ class Worker:
             await trio.sleep(0.02 * chance.random())
         self.world.held.append((ino, self.name, began, until))
         try:
-            await files.setlk(ino, owner, 0, (1 << 63) - 1, 2, owner, wait=False, flock=flock)
+            await files.setlk(ino, owner, 0, END, 2, owner, wait=False, flock=flock)
         except CfsError:
             counts["unlock failed"] += 1

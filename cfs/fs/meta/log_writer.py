@@ -38,8 +38,8 @@ class _Batch:
 class LogWriter:
     """Writes one batch at a time; `done(saves, error)` is called in the loop after each.
 
-    With `inline` it writes within `submit`, without a thread of its own, and goes on when `inline`
-    has run a call that does nothing, which is how long the disk takes: for the simulator.
+    With `inline` it writes in the loop, without a thread of its own, once `inline` has run a call
+    that does nothing, which is how long the disk takes: for the simulator.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
+        self._late: Prepared | None = None
+        self._late_error: LogFailed | None = None
         self._filling = _Batch()
         self._busy = False
 
@@ -94,7 +96,8 @@ class LogWriter:
         prepared = self._wal.prepare(batch.records)
         if self._inline is not None:
             assert self._nursery is not None
-            self._nursery.start_soon(self._end_inline, self._inline, batch, self._commit(prepared))
+            self._late = prepared
+            self._nursery.start_soon(self._end_inline, self._inline, batch)
         else:
             self._queue.put((prepared, batch))
 
@@ -111,6 +114,7 @@ class LogWriter:
 
     def write_now(self, records: Sequence[Record]) -> None:
         """Write in the caller's thread, after the batch in flight. Raises LogFailed."""
+        self._commit_late()
         with self._wal_lock:
             self._wal.write(records)
 
@@ -135,6 +139,7 @@ class LogWriter:
             self._queue.put(None)
             self._thread.join()
             self._thread = None
+        self._commit_late()
         self._token = None
 
     def write_rest(self) -> None:
@@ -153,9 +158,16 @@ class LogWriter:
             except trio.RunFinishedError:
                 return
 
-    async def _end_inline(self, threads: Threads, batch: _Batch, error: LogFailed | None) -> None:
+    async def _end_inline(self, threads: Threads, batch: _Batch) -> None:
         await threads.run(_nothing)
-        self._ended(batch, error)
+        self._commit_late()
+        self._ended(batch, self._late_error)
+
+    def _commit_late(self) -> None:
+        """Commit the batch in flight, inline, if nobody did."""
+        if self._late is not None:
+            prepared, self._late = self._late, None
+            self._late_error = self._commit(prepared)
 
     def _commit(self, prepared: Prepared) -> LogFailed | None:
         try:
