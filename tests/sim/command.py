@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import faulthandler
 import os
 import pickle
@@ -14,7 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from tests.sim import kept
 from tests.sim.bugs import BUGS
+from tests.sim.kept import minimise
 from tests.sim.run import Options, Report, run_seed
 
 SEED_S = 300
@@ -31,11 +34,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--work", type=float, default=0.0, help="virtual seconds clients work")
     parser.add_argument("--bugs", nargs="*", metavar="NAME", help="show that seeded bugs are found")
+    parser.add_argument("--faults", help="of each seed's faults only these: 0,2 or none")
+    parser.add_argument("--minimise", action="store_true", help="drop faults while --seed fails")
+    parser.add_argument("--kept", action="store_true", help="run the kept seeds")
     parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
     chosen = parser.parse_args(arguments)
     if chosen.bugs is not None:
         return hunt(chosen.bugs or list(BUGS), int((chosen.seeds or "1..20").partition("..")[2]),
                     at_once=chosen.jobs)  # fmt: skip
+    if chosen.minimise:
+        print(f"{chosen.seed} {minimise(chosen.seed, fails)}")
+        return 0
     seeds: Iterable[int] = range(1, 1 << 62)
     if chosen.seed is not None:
         seeds = [chosen.seed]
@@ -46,6 +55,8 @@ def main(arguments: list[str]) -> int:
         seeds = [1]
 
     def options(seed: int) -> Options:
+        if chosen.faults:
+            return dataclasses.replace(kept.chosen(seed, chosen.faults), show=chosen.trace)
         return Options(
             seed=seed, show=chosen.trace, work_s=chosen.work,
             schedule=[] if chosen.no_faults else None,
@@ -53,7 +64,9 @@ def main(arguments: list[str]) -> int:
 
     limit = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
     total = Totals()
-    jobs = (options(seed) for seed in seeds for _ in range(chosen.repeat))
+    jobs: Iterable[Options] = (options(seed) for seed in seeds for _ in range(chosen.repeat))
+    if chosen.kept:
+        jobs = kept.kept()
     for report in run_all(jobs, at_once=chosen.jobs, limit=limit):
         total.add(report)
         print(line(report), flush=True)
@@ -61,6 +74,11 @@ def main(arguments: list[str]) -> int:
             print(f"  VIOLATION {violation}", flush=True)
     print(total.text())
     return 1 if total.failed or total.differing else 0
+
+
+def fails(options: Options) -> bool:
+    """Tell whether a run fails."""
+    return bool(next(iter(run_all([options]))).violations)
 
 
 def hunt(names: list[str], seeds_max: int, *, at_once: int) -> int:
