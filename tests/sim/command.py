@@ -17,9 +17,12 @@ from typing import Any
 
 from tests.sim import kept
 from tests.sim.bugs import BUGS
+from tests.sim.cluster import Shape
 from tests.sim.kept import minimise
 from tests.sim.run import Options, Report, run_seed
 
+HUNTED = Shape(clients=3)
+"""Small, so that many seeds of a seeded bug fit."""
 SEED_S = 300
 """Processor and waiting time a seed may take; more is a hang."""
 
@@ -86,7 +89,7 @@ def hunt(names: list[str], seeds_max: int, *, at_once: int) -> int:
     missed = 0
     for name in names:
         bug = BUGS[name]
-        jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan)
+        jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan, shape=HUNTED)
                 for seed in range(1, seeds_max + 1))  # fmt: skip
         tried, found = 0, ""
         for report in run_all(jobs, at_once=at_once, before=bug.apply,
