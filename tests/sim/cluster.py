@@ -24,7 +24,8 @@ from cfs.core.root import commands, records
 from cfs.fs.root.bootstrap import map_after
 from cfs.fs.root.directory import Membership
 from cfs.fs.root.vault import Vault
-from tests.sim.machine import EPOCH_NS, Life, Machine, SimHome, SimPorts
+from tests.sim.homes import SimHome
+from tests.sim.machine import EPOCH_NS, Life, Machine, SimPorts
 from tests.sim.network import Network
 from tests.sim.trace import Trace
 from tests.sim.watch import FaultySender, Watch
@@ -77,6 +78,7 @@ class Cluster:
         """Chance of `drop`, `repeat`, `reorder` of one-way Raft batches."""
         self.held_down: set[str] = set()
         self.waits_for = ""
+        self.made = False
         self._serial = 0
         self._chance = random.Random(f"{seed}/cluster")
 
@@ -119,6 +121,7 @@ class Cluster:
         for number in range(1, shape.storages + 1):
             await self.admit("storage", f"storage{number}")
         await self.whole(120)
+        self.made = True
         nursery.start_soon(self.watch.run)
 
     def _home(self, role: str, name: str, node_id: int, **kept: Any) -> Any:
@@ -210,6 +213,8 @@ class Cluster:
         while True:
             assert machine.life is not None
             await machine.life.ended.wait()
+            if not self.made and machine.failures:
+                raise AssertionError(f"{machine.name} cannot start: {machine.failures[0]}")
             await trio.sleep(RESTART_S)
             while machine.name in self.held_down:  # noqa: ASYNC110 - a set of others
                 await trio.sleep(0.2)

@@ -87,6 +87,9 @@ def fails(options: Options) -> bool:
 def hunt(names: list[str], seeds_max: int, *, at_once: int) -> int:
     """Run seeds with each bug switched on until one fails; print how many that took."""
     missed = 0
+    if fails(Options(seed=1, shape=HUNTED)):
+        print("seed 1 fails without any seeded bug: mend that first")
+        return 1
     for name in names:
         bug = BUGS[name]
         jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan, shape=HUNTED)

@@ -20,7 +20,6 @@ from sortedcontainers import SortedDict
 
 from cfs.cli.configuration import ClientSection, Configuration, MetaSection, StorageSection
 from cfs.core.errors import CfsError
-from cfs.fs.root.directory import Membership
 from cfs.fs.store.place import DiskPlace
 from tests.sim.disks import Bolted, SimDisk, SimStore
 from tests.sim.engine import CURRENT, thaw
@@ -86,45 +85,6 @@ class SimThreads:
         if not self._life.alive:
             raise OSError(errno.EIO, "the machine is off")
         return function(*args)
-
-
-class SimIdentity:
-    """A certificate that never needs renewal."""
-
-    @staticmethod
-    def needs_renewal(_now_s: float) -> bool:
-        return False
-
-
-class SimHome:
-    """What `NodeDirectory` keeps, in memory; every write is durable."""
-
-    def __init__(self, member: Membership, first_map: Any, **kept: Any) -> None:
-        self._member = member
-        self._map = first_map
-        self._kept = kept
-        self.path = Path(member.name)
-
-    def membership(self) -> Membership:
-        return self._member
-
-    def identity(self) -> SimIdentity:
-        return SimIdentity()
-
-    def load_map(self) -> Any:
-        return self._map
-
-    def save_map(self, known: Any) -> None:
-        self._map = known
-
-    def master_key(self) -> bytes:
-        return self._kept["master_key"]
-
-    def genesis(self) -> bytes | None:
-        return self._kept.get("genesis")
-
-    def remove_genesis(self) -> None:
-        self._kept.pop("genesis", None)
 
 
 class SimPorts:
