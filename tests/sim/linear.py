@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.sim.history import Op
 
-NODES_MAX = 300_000
+NODES_MAX = 100_000
 
 
 class Undecided(Exception):

@@ -61,6 +61,8 @@ class Options:
     """Kinds of faults to draw from; empty: the swarm's choice."""
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What of the clients' plan is not the seed's choice."""
+    brief: bool = False
+    """Only say whether it fails."""
 
 
 def run_seed(options: Options) -> Report:
@@ -93,6 +95,7 @@ class Run:
 
     def __init__(self, options: Options, clock: Any, report: Report) -> None:
         seed = f"{options.seed}"
+        self.options = options
         self.report = report
         self.clock = clock
         self.trace = trace = Trace(clock, show=options.show)
@@ -224,7 +227,7 @@ class Run:
     def _check(self) -> None:
         report, cluster = self.report, self.cluster
         found, report.checked, report.undecided = checks.histories(
-            self.history, tuple(self.world.bases)
+            self.history, tuple(self.world.bases), brief=self.options.brief
         )
         report.violations += found
         report.violations += checks.locks(self.world.held)
