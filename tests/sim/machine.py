@@ -25,6 +25,11 @@ from tests.sim.disks import Bolted, SimDisk, SimStore
 from tests.sim.engine import CURRENT, thaw
 from tests.sim.network import SimTransport
 
+HONEST_ENDS = (
+    "LogFailed", "NoSpace", "Unavailable: no disk could be opened", "OSError",
+    "DeadlineExceeded", "SessionExpired",
+)  # fmt: skip
+"""What may end a process by itself while disks fail: it stops rather than be wrong."""
 EPOCH_NS = 1_700_000_000 * 10**9
 
 
@@ -171,6 +176,11 @@ class Machine:
         return 0.00002 + 0.0001 * self.chance.random()
 
     # --- lives
+
+    @property
+    def honest(self) -> bool:
+        """Whether the last life that ended by itself had a right to: its disk had failed."""
+        return bool(self.disk.faults) and self.failures[-1].startswith(HONEST_ENDS)
 
     @property
     def node(self) -> Any:
