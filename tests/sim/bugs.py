@@ -296,8 +296,8 @@ def rmdir_not_empty() -> None:
 def link_not_counted() -> None:
     plain = links.change_links
 
-    def change_links(draft: Any, ino: int, by: int, **rest: Any) -> Any:
-        return plain(draft, ino, min(0, by), **rest)
+    def change_links(draft: Any, ino: int, by: int, *more: Any, **rest: Any) -> Any:
+        return plain(draft, ino, min(0, by), *more, **rest)
 
     links.change_links = change_links
 

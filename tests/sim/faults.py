@@ -173,7 +173,19 @@ class Nemesis:
         machine.kill()
         await self._down([machine], length)
 
+    async def _just_synced(self, chance: random.Random) -> Any:
+        """Wait, often, until a client was told that something is durable; give its machine."""
+        if chance.random() < 0.3:
+            return None
+        before = self.counts["changes made durable"]
+        with trio.move_on_after(1.5):
+            while self.counts["changes made durable"] == before:  # noqa: ASYNC110 - a counter
+                await trio.sleep(0.001)
+            return self.cluster.machines.get(self.cluster.trace.synced_by.partition(".")[0])
+        return None
+
     async def _power(self, chance: random.Random, length: float) -> None:
+        await self._just_synced(chance)
         machine = self._any(chance)
         machine.cut_power(chance)
         await self._down([machine], length)
@@ -187,12 +199,14 @@ class Nemesis:
 
     async def _power_metas(self, chance: random.Random, length: float) -> None:
         machines = self.cluster.metas()
+        await self._just_synced(chance)
         for machine in machines:
             machine.cut_power(chance if chance.random() < 0.7 else None)
         await self._down(machines, min(length, 2.0))
 
     async def _power_all(self, chance: random.Random, length: float) -> None:
         machines = self._nodes()
+        await self._just_synced(chance)
         for machine in machines:
             machine.cut_power(chance if chance.random() < 0.7 else None)
         await self._down(machines, min(length, 2.0))
@@ -209,7 +223,7 @@ class Nemesis:
 
     async def _client_kill(self, chance: random.Random, length: float) -> None:
         del length
-        machine = chance.choice(self.cluster.clients())
+        machine = await self._just_synced(chance) or chance.choice(self.cluster.clients())
         if chance.random() < 0.5:
             machine.kill()
         else:

@@ -93,6 +93,8 @@ class History:
     def synced(self, client: str, object_: str, mark: int) -> None:
         """Note that everything up to `mark` is durable."""
         key = client, object_
+        self.trace.synced_by = client
+        self.trace.counts["changes made durable"] += 1
         for op in self._open[key]:
             if op.index <= mark:
                 op.durable = True

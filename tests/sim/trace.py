@@ -18,6 +18,8 @@ class Trace:
         self.show = show
         self.counts: Counter[str] = Counter()
         self.last: list[str] = []
+        self.synced_by = ""
+        """The client whose changes became durable last."""
         self._hash = hashlib.blake2b(digest_size=16)
         self._pending: list[str] = []
 
