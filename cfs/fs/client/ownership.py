@@ -53,6 +53,7 @@ class Ownership(ABC):
         self._limits = limits
         self._pending = pending
         self._releases: dict[int, list[int]] = {}
+        self._settled = 0
         self.let_go: Callable[[Iterable[int]], Awaitable[None]]
         """Returns when nothing learnt of the inodes is cached below."""
 
@@ -78,7 +79,10 @@ class Ownership(ABC):
             inline = sum(len(tile.inline) for tile in file.tiles)
             if len(file.tiles) > TILES_IDLE_MAX or inline > INLINE_IDLE_MAX:
                 file.tiles, file.tiles_epoch = [], -1
-            if len(self.files) > self._limits.writable:
+            self._settled += 1
+            # not at each close: most files may be open, and all are looked through
+            if len(self.files) > self._limits.writable <= self._settled * 8:
+                self._settled = 0
                 self._release_oldest()
             return
         self._forget(file)
