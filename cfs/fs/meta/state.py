@@ -106,7 +106,12 @@ class State:
 
     def damaged(self, error: Exception) -> Unavailable:
         """Have the node stop by name, and give what to tell whoever asked: others have it whole."""
-        self.on_damage(error if isinstance(error, Corrupt) else Corrupt(str(error)))
+        self.on_damage(
+            Corrupt(
+                f"the metadata kept here is damaged ({error}), so this node stops and its peers go "
+                "on: run 'cfs node rebuild-meta' on its directory, then start it"
+            )
+        )
         return Unavailable(f"the state of this metadata node is damaged, it stops: {error}")
 
     # --- flushing
