@@ -16,7 +16,7 @@ import trio
 
 from cfs.core.api.cluster import NodeState, ShardPlacement
 from cfs.core.api.scrub import DigestOf, DigestReply, Finding, RebuildReplica
-from cfs.core.errors import CfsError
+from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
 
@@ -124,7 +124,7 @@ class Replicas:
         request = RebuildReplica(group=group.group)
         await self._calls.call(node, "meta.rebuild", request, timeout_s=ASK_S)
         peer = next(v for v in group.voters if v != node and self._up(v))
-        with trio.fail_after(REBUILT_S):
+        with trio.move_on_after(REBUILT_S):
             while True:
                 mine = await self._ask(node, DigestOf(group=group.group), ASK_S)
                 theirs = await self._ask(peer, DigestOf(group=group.group), ASK_S)
@@ -132,6 +132,7 @@ class Replicas:
                 if mine.applied and any(mine.digests[i] == theirs.digests[i] for i in shared):
                     return
                 await trio.sleep(MEET_S)
+        raise DeadlineExceeded(f"it begins empty and has not caught up within {REBUILT_S:.0f} s")
 
     async def _ask(self, node: int, request: DigestOf, timeout_s: float) -> DigestReply:
         reply, _ = await self._calls.call(node, "meta.digest", request, timeout_s=timeout_s)
