@@ -19,7 +19,7 @@ import trio
 from cfs.core.api import meta
 from cfs.core.api.locking import OFFSET_MAX
 from cfs.core.api.meta import Lock, LockKind
-from cfs.core.errors import FsError, Unavailable
+from cfs.core.errors import DeadlineExceeded, FsError, Retryable, Unavailable
 from cfs.core.ids import ROOT_INO, shard_of
 from cfs.fs.client.client import Client
 
@@ -27,6 +27,9 @@ _LOG = structlog.get_logger()
 
 OWNER = 0xCF_0000_0001
 """A number no kernel gives: those are hashed to 64 bits."""
+
+
+RETRY_S = 1.0
 
 
 class Claim:
@@ -75,11 +78,24 @@ class Claim:
             self._lost.set()
 
     async def keep(self) -> None:
-        """Take the claim again whenever it was lost. Raises EBUSY, Unavailable when that fails."""
+        """Take the claim again whenever it was lost, however long no shard answers.
+
+        Raises EBUSY when somebody has the file system alone, Unavailable when the claim was so.
+        """
         while True:
             await self._lost.wait()
             self._lost = trio.Event()
             if self._exclusive:
                 raise Unavailable("the exclusive claim was lost with the session; mount again")
-            await self.take()
+            await self._again()
             _LOG.warning("claim_taken_again")
+
+    async def _again(self) -> None:
+        while True:
+            try:
+                await self.take()
+            except (DeadlineExceeded, Retryable) as error:
+                _LOG.warning("claim_not_taken", error=str(error))
+                await trio.sleep(RETRY_S)
+            else:
+                return
