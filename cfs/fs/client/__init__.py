@@ -9,6 +9,8 @@ shard_session  what is known of the session in one shard
 session     leases' terms: opening, renewing, reasserting, giving back; the trust deadline
 cache       attributes and directory entries, valid under a lease only
 dirty       the written but not committed bytes of one file
+landing     memory that large writes land in and stay in
+stream      a large file on its way while it is being written
 buffer      the bytes that all files together may hold dirty
 space       whether the cluster still has room for what is about to be buffered
 file        one inode's state: size, layout, dirty bytes, leases; reading it

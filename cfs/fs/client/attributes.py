@@ -20,9 +20,9 @@ from cfs.core.meta import access, attributes
 from cfs.core.meta import acl as lists
 from cfs.core.meta.xattrs import check_space
 from cfs.fs.client.file import File
+from cfs.fs.client.lane import Follow
 from cfs.fs.client.listing import Listings
 from cfs.fs.client.space import Totals
-from cfs.fs.client.writeback import Follow
 
 XATTR_CACHED_MAX = 4096
 

@@ -21,6 +21,7 @@ from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.cache import Cache
 from cfs.fs.client.delegation import Delegations
 from cfs.fs.client.fences import Fences
+from cfs.fs.client.landing import Landing
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.queue import Queue
@@ -64,11 +65,16 @@ class Client:
         self.queue = Queue(self.limits)
         self.session = Session(self.router, self.fences, self, self.queue, self.limits)
         self.buffer = Buffer(self.limits.dirty)
+        self.landing = Landing(
+            room_bytes=self.limits.write,
+            bytes_max=self.limits.dirty + self.limits.landing_spare,
+        )
         self.space = Space(self.router, self.buffer, self.limits)
         self.writeback = Writeback(
             session=self.session,
             fences=self.fences,
             buffer=self.buffer,
+            landing=self.landing,
             space=self.space,
             uploads=uploader,
             limits=self.limits,

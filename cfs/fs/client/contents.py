@@ -26,6 +26,7 @@ from cfs.core.meta.extents import end_of
 from cfs.core.meta.files import SIZE_MAX
 from cfs.fs.client.attributes import Attributes
 from cfs.fs.client.file import File, clip
+from cfs.fs.client.landing import Kept
 from cfs.fs.client.names import is_due
 
 FETCH_PAUSE_S = 0.2
@@ -158,7 +159,7 @@ class Contents(Attributes):
 
     # --- writing
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
+    async def write(self, fh: int, offset: int, data: bytes | Kept) -> int:
         """Buffer bytes; give their count. O_APPEND ignores `offset`. Raises ENOSPC, EFBIG, EIO."""
         client = self.client
         handle = self.handle(fh)
@@ -177,7 +178,7 @@ class Contents(Attributes):
             offset = file.size
         if offset + count > SIZE_MAX:
             count = room_at(offset)
-            data = data[:count]
+            data = data.first(count) if isinstance(data, Kept) else data[:count]
         client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
         if handle.flags & SYNCED:
             await self.fsync(fh)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 from bisect import bisect_right
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -27,6 +28,10 @@ from cfs.core.errors import CfsError, FsError
 from cfs.core.meta import extents
 from cfs.fs.client.cache import Node
 from cfs.fs.client.dirty import Dirty
+from cfs.fs.client.landing import Kept
+
+if TYPE_CHECKING:
+    from cfs.fs.client.stream import Stream
 
 TILES_MAX = 16_384
 """Extents kept of one file (about 1 GiB of chunks, 8 MiB of memory)."""
@@ -44,8 +49,8 @@ class File:
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_size", "base_version", "changes", "dirty",
         "dirty_since", "error", "error_count", "flush_after", "flush_lock", "flushing",
-        "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "tiles",
-        "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
+        "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "stream",
+        "tiles", "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -71,6 +76,8 @@ class File:
         self.flush_lock = trio.Semaphore(1, max_value=1)
         self.in_line = False
         """The commit of `flushing` is in the lane: what is put there now comes after it."""
+        self.stream: Stream | None = None
+        """What takes dirty bytes up as they come, while it does."""
         self.acquiring = trio.Lock()
         self.error: CfsError | None = None
         self.error_count = 0
@@ -137,10 +144,13 @@ class File:
 
     # --- dirty bytes
 
-    def write(self, offset: int, data: bytes, now_ns: int) -> int:
-        """Buffer bytes; give the change of memory held."""
+    def write(self, offset: int, data: bytes | Kept, now_ns: int) -> int:
+        """Buffer bytes: a copy, or those that landed in a slab; give the change of memory held."""
         before = self.dirty.cost
-        self.dirty.write(offset, data)
+        if isinstance(data, Kept):
+            self.dirty.keep(offset, data)
+        else:
+            self.dirty.write(offset, data)
         self.size = max(self.size, offset + len(data))
         self.mtime_ns = now_ns
         return self.dirty.cost - before
@@ -158,12 +168,9 @@ class File:
         """Make what was being flushed dirty again; give the change of memory held."""
         assert self.flushing is not None
         before = self.flushing.cost + self.dirty.cost
-        merged = Dirty()
-        merged.lay_over(self.flushing)
-        merged.lay_over(self.dirty)
-        self.dirty = merged
-        self.flushing = None
-        return merged.cost - before
+        newer, self.dirty, self.flushing = self.dirty, self.flushing, None
+        self.dirty.take_over(newer)
+        return self.dirty.cost - before
 
     def discard(self) -> int:
         """Forget all dirty bytes; give the change of memory held."""

@@ -24,6 +24,7 @@ from cfs.core.meta.xattrs import check_space
 from cfs.fs.client.attributes import access_list, xattrs_shown
 from cfs.fs.client.cache import Name
 from cfs.fs.client.contents import SYNCED, room_at
+from cfs.fs.client.landing import Landing
 from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
 from cfs.fs.client.paths import Paths
 
@@ -250,8 +251,13 @@ class Instant(Paths):
         self.report(handle)
         return True
 
-    def try_write(self, fh: int, offset: int, data: Any) -> int | None:
-        """See `write`; `data` may be a view: it is copied. Raises EBADF, EFBIG, EIO."""
+    def try_write(
+        self, fh: int, offset: int, data: Any, landing: Landing | None = None
+    ) -> int | None:
+        """See `write`; `data` may be a view. Raises EBADF, EFBIG, EIO.
+
+        It is copied, unless it is what landed in `landing`, which may keep it.
+        """
         handle = self.handle(fh)
         file = handle.file
         count = len(data)
@@ -270,7 +276,10 @@ class Instant(Paths):
             count = room_at(offset)
             data = data[:count]
         client = self.client
-        client.writeback.wrote(file, file.write(offset, data, client.clock.time_ns()))
+        held = landing.keep(count) if landing is not None else None
+        client.writeback.wrote(
+            file, file.write(offset, data if held is None else held, client.clock.time_ns())
+        )
         return count
 
     def try_read(self, fh: int, offset: int, length: int) -> bytes | None:

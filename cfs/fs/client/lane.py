@@ -302,6 +302,33 @@ class Lane:
             waiting.settle()
 
 
+class Follow:
+    """An operation on a file's attributes that may go in one round with the file's commit."""
+
+    __slots__ = ("_lane", "_waiting", "op")
+
+    def __init__(self, op: meta.SetAttr) -> None:
+        self.op = op
+        self._lane: Lane | None = None
+        self._waiting: Waiting | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it is in line already."""
+        return self._waiting is not None
+
+    def begin(self, lane: Lane) -> None:
+        """Put it in line, once."""
+        if self._waiting is None:
+            self._lane, self._waiting = lane, lane.enqueue(self.op)
+
+    async def answer(self, deadline: float) -> tuple[int, meta.OpResult]:
+        """Give its answer, as `Lane.answer`. Call after `begin`."""
+        assert self._lane is not None
+        assert self._waiting is not None
+        return await self._lane.answer(self._waiting, deadline=deadline)
+
+
 def _size_of(op: Any) -> int:
     if isinstance(op, meta.Commit):
         return sum(128 + len(e.inline) for e in op.extents)

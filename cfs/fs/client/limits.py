@@ -45,6 +45,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Closed files whose WRITE lease is kept: each is a record in the shard."""
     dirty: int = 64 * MIB
     """Written, not committed, over all files; writers wait above."""
+    write: int = 1 * MIB
+    """One write of a gateway."""
+    landing_spare: int = 16 * MIB
+    """Slabs that writes land in, beside `dirty`: the open one, and one half committed."""
     flush_at: int = 8 * MIB
     """A file this dirty is flushed at once, so that upload and writing overlap."""
     flush_every_s: float = 0.25

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.meta import Extent, Held
-from cfs.fs.data.flow import Run
+from cfs.fs.data.source import Feed, Run
 
 
 class Calls(Protocol):
@@ -43,6 +43,10 @@ class Uploads(Protocol):
         self, runs: Sequence[Run], *, avoid: Collection[bytes] = ()
     ) -> list[list[Extent]]:
         """Make `runs` durable; one list of extents a run. Raises NoSpace."""
+        ...
+
+    async def stream(self, feed: Feed, *, avoid: Collection[bytes] = ()) -> None:
+        """Make what `feed` gives durable, telling it on the way. Raises NoSpace."""
         ...
 
     def inline(self, offset: int, data: Any) -> Extent:

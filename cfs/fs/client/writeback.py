@@ -3,8 +3,8 @@
 A file is flushed by the timer, when it or the buffer grows large, by fsync, by a recall, and
 before an operation that must not survive without its bytes. One flush of a file at a time
 (`flush_lock`); commits of different files gather into one Mutate in the shard's data lane. A flush
-takes all dirty bytes, or, under pressure, those before the last chunk boundary, so that a stream
-is cut where its content says.
+takes all dirty bytes there are, and commits them at once; where they are many and without gaps it
+is a `Stream`, which goes on with what is written meanwhile.
 
 When a flush fails the bytes are dirty again. What may pass is tried again by the timer; what is
 final loses them, loudly: logged, and EIO at the next write, fsync and close of every open file.
@@ -29,49 +29,25 @@ from cfs.core.errors import (
     NoSpace,
     Refused,
 )
+from cfs.core.meta.extents import end_of
 from cfs.fs.client.buffer import Buffer
 from cfs.fs.client.dirty import Dirty
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.file import File
-from cfs.fs.client.lane import Lane, Waiting
+from cfs.fs.client.landing import Landing
+from cfs.fs.client.lane import Follow, Lane, Waiting
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ownership import Ownership
 from cfs.fs.client.ports import Uploads
 from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
-from cfs.fs.data.flow import Run
+from cfs.fs.client.stream import STREAM_BYTES_MIN, Stream
+from cfs.fs.data.source import Run
 
 _LOG = structlog.get_logger()
 
 RETRY_S = 0.5
 """Pause after a flush that failed for a reason that may pass."""
-
-
-class Follow:
-    """An operation on a file's attributes that may go in one round with the file's commit."""
-
-    __slots__ = ("_lane", "_waiting", "op")
-
-    def __init__(self, op: meta.SetAttr) -> None:
-        self.op = op
-        self._lane: Lane | None = None
-        self._waiting: Waiting | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Tell whether it is in line already."""
-        return self._waiting is not None
-
-    def begin(self, lane: Lane) -> None:
-        """Put it in line, once."""
-        if self._waiting is None:
-            self._lane, self._waiting = lane, lane.enqueue(self.op)
-
-    async def answer(self, deadline: float) -> tuple[int, meta.OpResult]:
-        """Give its answer, as `Lane.answer`. Call after `begin`."""
-        assert self._lane is not None
-        assert self._waiting is not None
-        return await self._lane.answer(self._waiting, deadline=deadline)
 
 
 class Writeback(Ownership):
@@ -83,6 +59,7 @@ class Writeback(Ownership):
         session: Session,
         fences: Fences,
         buffer: Buffer,
+        landing: Landing,
         space: Space,
         uploads: Uploads,
         limits: Limits,
@@ -90,6 +67,7 @@ class Writeback(Ownership):
     ) -> None:
         super().__init__(session, fences, limits, pending)
         self._buffer = buffer
+        self._landing = landing
         self._space = space
         self._uploads = uploads
         self._unclean: dict[int, File] = {}
@@ -115,7 +93,9 @@ class Writeback(Ownership):
         if file.ino not in self._unclean:
             file.dirty_since = trio.current_time()
             self._unclean[file.ino] = file
-        if file.dirty.size >= self._limits.flush_at or self._buffer.pressed:
+        if file.stream is not None:
+            file.stream.wrote()
+        elif file.dirty.size >= self._limits.flush_at or self._buffer.pressed:
             self._kick.set()
 
     def cut(self, change: int) -> None:
@@ -151,10 +131,13 @@ class Writeback(Ownership):
                     return
                 if file.node.modes & Lease.WRITE:
                     try:
-                        await self._flush_once(
-                            file, deadline, synced=synced, hold_tail=hold_tail, avoid=avoid,
-                            follow=follow,
-                        )  # fmt: skip
+                        if file.dirty.size >= STREAM_BYTES_MIN and file.dirty.gapless:
+                            until = None if hold_tail else file.dirty.end
+                            await self._stream(file, deadline, until=until, avoid=avoid)
+                        else:
+                            await self._flush_once(
+                                file, deadline, synced=synced, avoid=avoid, follow=follow
+                            )
                     except Condemned as error:
                         avoid += tuple(error.detail.get("segments", ()))
                         self._uploads.forget(avoid)
@@ -168,18 +151,16 @@ class Writeback(Ownership):
         deadline: float,
         *,
         synced: bool,
-        hold_tail: bool,
         avoid: tuple[bytes, ...],
         follow: Follow | None,
     ) -> None:
         taken, size, _ = self._take(file)
         try:
-            new = await self._upload(file, taken, synced=synced, avoid=avoid, more=hold_tail)
-            held_back = hold_tail and self._hold_back(file, taken, new)
+            new = await self._upload(file, taken, synced=synced, avoid=avoid)
             commit = meta.Commit(
                 ino=file.ino,
                 extents=tuple(new),
-                size=None if held_back else size,
+                size=size,
                 mtime_ns=file.mtime_ns,  # of now: it may have been set since
             )
             with self.request() as token:
@@ -198,6 +179,40 @@ class Writeback(Ownership):
                 return
             raise
         self._landed(file, taken, new, attr)
+
+    async def _stream(
+        self, file: File, deadline: float, *, until: int | None, avoid: tuple[bytes, ...]
+    ) -> None:
+        """Flush as a stream; without `until` its commits have time as they come."""
+
+        async def commit(extents: list[Extent]) -> None:
+            op = meta.Commit(ino=file.ino, extents=tuple(extents), mtime_ns=file.mtime_ns)
+            latest = deadline
+            if until is None:
+                latest = trio.current_time() + self._limits.patience_s
+            with self.request() as token:
+                lane = await self._session.data_lane(file.node.shard, latest)
+                _, result = await lane.answer(lane.enqueue(op), deadline=latest)
+                self.cache.learn_change(result.attrs[0], token)
+            before, size = stream.taken.cost, stream.taken.size
+            stream.taken.cut(stream.taken.start, end_of(extents))
+            self._buffer.add(stream.taken.cost - before)
+            self._space.stored(size - stream.taken.size)
+            file.committed(extents, result.attrs[0])
+
+        stream = file.stream = Stream(file, commit, until)
+        file.flushing = stream.taken
+        file.in_line = False
+        try:
+            await stream.run(self._uploads, avoid)
+        except BaseException as error:
+            if self._put_back(file, error):
+                return
+            raise
+        finally:
+            file.stream = None
+        self._buffer.add(file.put_back())  # the tail
+        self._cleaned(file)
 
     def commit_ahead(self, file: File) -> bool:
         """Put a small file's dirty bytes in line for an operation that follows at once.
@@ -264,35 +279,22 @@ class Writeback(Ownership):
         file.committed(new, attr)
         self._buffer.add(-taken.cost)
         self._space.stored(taken.size)
+        self._cleaned(file)
+
+    def _cleaned(self, file: File) -> None:
+        """Note that everything taken is committed."""
         if not file.dirty:
             self._unclean.pop(file.ino, None)
         else:
             file.dirty_since = trio.current_time()
 
-    def _hold_back(self, file: File, taken: Dirty, new: list[Extent]) -> bool:
-        """Make what the upload left without a lasting chunk boundary dirty again, below newer."""
-        reached = new[-1].offset + new[-1].length if new else 0
-        tail = taken.tail(reached)
-        if not tail:
-            return False
-        before = file.dirty.cost
-        tail.lay_over(file.dirty)
-        file.dirty = tail
-        self._buffer.add(tail.cost - before)
-        return True
-
     async def _upload(
-        self, file: File, taken: Dirty, *, synced: bool, avoid: tuple[bytes, ...], more: bool
+        self, file: File, taken: Dirty, *, synced: bool, avoid: tuple[bytes, ...]
     ) -> list[Extent]:
         small = file.size <= self._limits.inline
         if small or (synced and taken.size <= self._limits.inline):
             return [self._uploads.inline(offset, bytes(run)) for offset, run in taken.joined()]
-        joined = taken.joined()
-        last = len(joined) - 1
-        runs = [
-            Run(offset, data, more=more and index == last)
-            for index, (offset, data) in enumerate(joined)
-        ]
+        runs = [Run(offset, data) for offset, data in taken.joined()]
         lists = await self._uploads.write(runs, avoid=avoid)
         return [extent for run in lists for extent in run]
 
@@ -342,6 +344,8 @@ class Writeback(Ownership):
             now = trio.current_time()
             for file in list(self._unclean.values()):
                 self._start_if_due(file, now)
+            if not self._unclean:
+                self._landing.trim()
             self.send_releases(self._nursery)
             if self._kick.is_set():  # pressure on files that are being flushed already
                 await trio.sleep(0.002)

@@ -2,6 +2,7 @@
 
     uploader   runs of bytes (or sealed chunks) to durable extents (or references)
     flow       one write under way: batches, threads, overlap, bounds
+    source     where a write's bytes come from: runs, or a stream that is still being written
     sender     one segment to its nodes: placement, retries, room
     dedupe     the index of chunks that are stored already: asked, told, remembered
     fetcher    extents to verified plain bytes; the plain-chunk cache

@@ -31,8 +31,8 @@ from cfs.core.ids import ChunkId
 from cfs.core.segment.container import CHUNK_COUNT_MAX, SEGMENT_BYTES_MAX, built_length
 from cfs.fs.data.budget import Budget
 from cfs.fs.data.dedupe import Dedupe
-from cfs.fs.data.fragment_client import Buffer
 from cfs.fs.data.sender import Sender
+from cfs.fs.data.source import PIECE_BYTES_MIN, Piece, Source
 from cfs.net.ports import Threads
 
 _T = TypeVar("_T")
@@ -40,12 +40,8 @@ _Args = TypeVarTuple("_Args")
 
 _PREPARING_MAX = 2
 """Batches of one write being sealed at once."""
-_STREAM_BYTES = 4 << 20
-"""A write this long is part of a stream: it is compressed the fast way."""
 _HOP_BYTES = 32 << 10
 """Cutting and sealing below this (about 60 us) costs less than handing it to a thread."""
-_PIECE_BYTES_MIN = 1 << 20
-"""A run is not split to fill less than this, so that every batch ends on a cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,17 +53,6 @@ class Limits:
     bytes_in_flight: int = 32 << 20
     """Plain bytes between being taken up and being durable."""
     segments_in_flight: int = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Bytes to write. They must not change until `write` returns."""
-
-    offset: int
-    data: Buffer
-    more: bool = False
-    """More data follows: leave what has no lasting chunk boundary yet. The extents then cover
-    less than the run (perhaps nothing), and the caller sends the rest again, longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +77,7 @@ class Engine:
         limits: Limits,
         published: Callable[[Sequence[ChunkRef]], Awaitable[None]],
     ) -> None:
-        assert limits.batch_bytes >= _PIECE_BYTES_MIN
+        assert limits.batch_bytes >= PIECE_BYTES_MIN
         self.dedupe = dedupe
         self.sender = sender
         self.threads = threads
@@ -105,8 +90,18 @@ class Engine:
 class Flow:
     """One `write` or `pack`. `refs` names every chunk when it has returned."""
 
-    def __init__(self, engine: Engine, avoid: Collection[bytes], *, repair: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        avoid: Collection[bytes],
+        *,
+        repair: bool = False,
+        fast: bool = False,
+        settled: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`fast` compresses less; `settled` is called when chunks have got references."""
         self._engine = engine
+        self._settled = settled
         self._avoid = avoid
         self._repair = repair
         self.refs: dict[bytes, ChunkRef] = {}
@@ -117,22 +112,19 @@ class Flow:
         self._open_held = 0
         self._preparing: deque[_Batch] = deque()
         self._error: CfsError | None = None
-        self._fast = False
+        self._fast = fast
         self._nursery: trio.Nursery
 
-    async def write(self, sealer: Sealer, runs: Sequence[Run]) -> list[Cut]:
-        """Store the runs' chunks durably; give the cuts in order. Raises NoSpace."""
-        cuts: list[Cut] = []
-        self._fast = sum(len(run.data) for run in runs) >= _STREAM_BYTES
-        source = _Source(runs, self._engine.limits.batch_bytes)
+    async def write(self, sealer: Sealer, source: Source, cuts: list[Cut] | deque[Cut]) -> None:
+        """Store the source's chunks durably, and add the cuts in order. Raises NoSpace."""
         try:
             async with trio.open_nursery() as self._nursery:
-                while pieces := source.take():
+                while pieces := await source.take():
                     held = sum(len(piece.data) for piece in pieces)
                     await self._take(held)
                     new, left = await self._hop(held, _cut_and_name, sealer, pieces)
                     source.put_back(left)
-                    cuts += new
+                    cuts.extend(new)
                     batch = _Batch(self._unseen(new), held)
                     self._preparing.append(batch)
                     self._nursery.start_soon(self._seal, sealer, batch)
@@ -143,7 +135,6 @@ class Flow:
             self._engine.budget.give(self._held)
         if self._error is not None:
             raise self._error
-        return cuts
 
     async def pack(self, sealed: Sequence[Sealed]) -> None:
         """Store sealed chunks durably. Raises NoSpace."""
@@ -203,6 +194,8 @@ class Flow:
         if missing:
             size = sum(len(cut.plain) for cut in missing)
             batch.sealed = await self._hop(size, _seal_all, sealer, missing, self._fast)
+        if len(missing) < len(batch.cuts):
+            self._settled()
         batch.ready.set()
 
     async def _drain(self) -> None:
@@ -248,6 +241,7 @@ class Flow:
             self._give(held)
         for ref in refs:
             self.refs[ref.chunk_id] = ref
+        self._settled()
         await self._engine.published(refs)
 
 
@@ -261,57 +255,7 @@ class _Batch:
     ready: trio.Event = field(default_factory=trio.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Part of a run. `last`: what remains without a cut is a chunk all the same."""
-
-    run: int
-    offset: int
-    data: memoryview
-    last: bool
-
-
-class _Source:
-    """Deals the runs out in batches. Only the last piece of a batch may end inside its run."""
-
-    def __init__(self, runs: Sequence[Run], batch_bytes: int) -> None:
-        self._runs = runs
-        self._batch_bytes = batch_bytes
-        self._run = 0
-        self._at = 0
-        self._ended_inside = False
-
-    def take(self) -> list[_Piece]:
-        """Give the next batch; empty at the end."""
-        pieces: list[_Piece] = []
-        room = self._batch_bytes
-        self._ended_inside = False
-        while self._run < len(self._runs) and room > 0:
-            run = self._runs[self._run]
-            rest = len(run.data) - self._at
-            if rest > room and room < _PIECE_BYTES_MIN:
-                break
-            taken = min(rest, room)
-            if taken:
-                view = memoryview(run.data)[self._at : self._at + taken]
-                last = taken == rest and not run.more
-                pieces.append(_Piece(self._run, run.offset + self._at, view, last))
-            room -= taken
-            if taken < rest:
-                self._at += taken
-                self._ended_inside = True
-                break
-            self._run += 1
-            self._at = 0
-        return pieces
-
-    def put_back(self, count: int) -> None:
-        """Take back what the last piece left without a cut, unless its run ended there."""
-        if self._ended_inside:
-            self._at -= count
-
-
-def _cut_and_name(sealer: Sealer, pieces: Sequence[_Piece]) -> tuple[list[Cut], int]:
+def _cut_and_name(sealer: Sealer, pieces: Sequence[Piece]) -> tuple[list[Cut], int]:
     """Give the cuts, and the bytes that the last piece left."""
     cuts = []
     left = 0

@@ -7,6 +7,7 @@ nursery given to the constructor, or else before `write` returns.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import trio
@@ -14,17 +15,19 @@ import trio
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.meta import Extent, ExtentKind
 from cfs.core.api.store import ChunkRef
-from cfs.core.data import chunking
 from cfs.core.data.pipeline import Sealed, Sealer
 from cfs.fs.data.dedupe import Dedupe
-from cfs.fs.data.flow import Engine, Flow, Limits, Run
+from cfs.fs.data.flow import Cut, Engine, Flow, Limits
 from cfs.fs.data.fragment_client import Buffer, FragmentClient, Pool
 from cfs.fs.data.nodes import Nodes
 from cfs.fs.data.sender import Sender
+from cfs.fs.data.source import Feed, Run, Runs, Stream
 from cfs.net.ports import Threads
 
 __all__ = ["Limits", "Run", "Uploader", "extent_of"]
 
+_STREAM_BYTES = 4 << 20
+"""A write this long is part of a stream: it is compressed the fast way."""
 _PUBLISHING_MAX = 64
 """Publications under way; more are dropped: a miss costs space."""
 
@@ -81,12 +84,32 @@ class Uploader:
         alive. Raises NoSpace. Cancelled or failed, it has written nothing that anybody refers to.
         """
         assert self.sealer is not None
-        flow = Flow(self._engine, avoid, repair=False)
-        cuts = await flow.write(self.sealer, runs)
+        flow = Flow(self._engine, avoid, fast=sum(len(r.data) for r in runs) >= _STREAM_BYTES)
+        cuts: list[Cut] = []
+        await flow.write(self.sealer, Runs(runs, self._engine.limits.batch_bytes), cuts)
         extents: list[list[Extent]] = [[] for _ in runs]
         for cut in cuts:
             extents[cut.run].append(extent_of(cut.offset, flow.refs[cut.chunk_id]))
         return extents
+
+    async def stream(self, feed: Feed, *, avoid: Collection[bytes] = ()) -> None:
+        """Store what `feed` gives until it gives no more; it is told what has landed on the way.
+
+        Otherwise as `write`.
+        """
+        assert self.sealer is not None
+        cuts: deque[Cut] = deque()
+
+        def tell() -> None:
+            landed = []
+            while cuts and (ref := flow.refs.get(cuts[0].chunk_id)) is not None:
+                landed.append(extent_of(cuts.popleft().offset, ref))
+            if landed:
+                feed.landed(landed)
+
+        flow = Flow(self._engine, avoid, fast=True, settled=tell)
+        await flow.write(self.sealer, Stream(feed, self._engine.limits.batch_bytes), cuts)
+        assert not cuts
 
     async def pack(
         self, sealed: Sequence[Sealed], *, avoid: Collection[bytes] = ()
@@ -113,13 +136,6 @@ class Uploader:
             stored=len(sealed.blob),
             inline=sealed.blob,
         )
-
-    def cut_complete(self, data: Buffer) -> int:
-        """Count the bytes of `data` that end on a chunk boundary whatever follows.
-
-        Costs as much as cutting (0.33 ms/MiB); `Run.more` gives the same for nothing.
-        """
-        return chunking.complete(data)
 
     def forget(self, segments: Iterable[bytes]) -> None:
         """Take segments out of every later answer: a commit said they are condemned."""

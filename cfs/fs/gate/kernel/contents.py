@@ -1,10 +1,10 @@
 """Handlers of open files.
 
-A write whose lease is held goes from the request's buffer into the dirty buffer, a read whose
-bytes are here is answered from them: no task, no other copy. Files opened to append bypass the
-page cache: the kernel places an append where *it* last saw the end, which another client may have
-moved; `Files` places it at the true end. A kernel that writes back (an exclusive mount) places it
-right.
+The bytes of a large write become dirty where they landed, those of a small one are copied into the
+dirty buffer; a read whose bytes are here is answered from them: no task, no other copy. Files
+opened to append bypass the page cache: the kernel places an append where *it* last saw the end,
+which another client may have moved; `Files` places it at the true end. A kernel that writes back
+(an exclusive mount) places it right.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import trio
 from cfs.core.api.meta import Caller
 from cfs.core.errors import FsError
 from cfs.fs.client.files import Files
+from cfs.fs.client.landing import Kept
 from cfs.fs.gate.callers import Maker
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
@@ -46,6 +47,7 @@ class Contents(Directories):
         self, files: Files, inodes: Inodes, invalidator: Invalidator, entries: Entries
     ) -> None:
         super().__init__(files, inodes, invalidator, entries)
+        self.landing = files.client.landing
         self.releasing: dict[int, list[trio.Event]] = {}
 
     def _opened(self, fh: int, ino: int, flags: int) -> bytes:
@@ -124,14 +126,22 @@ class Contents(Directories):
         ino = request.node
         ids = flags & WRITE_KILL_SUIDGID != 0 or self.callers.squash
         if not self.privileged(ino, ids=ids):
-            written = self.files.try_write(fh, offset, data)
+            written = self.files.try_write(fh, offset, data, self.landing)
             if written is not None:
                 return message.WRITE_OUT.pack(written, 0)
         caller = self.caller(request) if ids else None
-        return self._write(ino, fh, offset, bytes(data), ids=ids, caller=caller)
+        held = self.landing.keep(size) or bytes(data)
+        return self._write(ino, fh, offset, held, ids=ids, caller=caller)
 
     async def _write(
-        self, ino: int, fh: int, offset: int, data: bytes, *, ids: bool, caller: Caller | None
+        self,
+        ino: int,
+        fh: int,
+        offset: int,
+        data: bytes | Kept,
+        *,
+        ids: bool,
+        caller: Caller | None,
     ) -> bytes:
         self.invalidator.write_begins(ino)
         try:

@@ -22,7 +22,7 @@ from typing import Any
 
 from cfs.core.api.meta import Attr
 from cfs.core.errors import Malformed
-from cfs.fs.gate.kernel.opcodes import LAYOUTS
+from cfs.fs.gate.kernel.opcodes import LAYOUTS, SPAN, Opcode
 
 HEADER = Struct("=IIQQIIIHH")
 OUT = Struct("=IiQ")
@@ -47,8 +47,14 @@ _NS = 1_000_000_000
 _SYMLINK = 0o120000
 _TYPE = 0o170000
 _HEADER_SIZE = HEADER.size
+_WRITE = int(Opcode.WRITE)
 _NOTHING: tuple[Any, ...] = ()
 _NO_ATTR = (0,) * 16
+
+
+WRITE_BYTES_MAX = 1 << 20
+HEAD_BYTES = HEADER.size + SPAN.size
+"""What comes before the bytes of a WRITE."""
 
 
 class Request:
@@ -68,8 +74,12 @@ class Request:
         self.data: memoryview
 
 
-def decode(buffer: memoryview, count: int) -> Request:
-    """Give the request in the first `count` bytes. Raises Malformed."""
+def decode(buffer: memoryview, count: int, landed: memoryview | None = None) -> Request:
+    """Give the request in the first `count` bytes. Raises Malformed.
+
+    `landed`: what of it was read elsewhere, behind the `HEAD_BYTES` in `buffer`. The data of a
+    WRITE stay there.
+    """
     if count < _HEADER_SIZE:
         raise Malformed(f"a request of {count} bytes")
     length, opcode, unique, node, uid, gid, pid, extensions, _ = HEADER.unpack_from(buffer)
@@ -77,6 +87,8 @@ def decode(buffer: memoryview, count: int) -> Request:
     if length != count or end < _HEADER_SIZE:
         raise Malformed(f"a request of {count} bytes says {length}", unique=unique)
     request = Request(opcode, unique, node, uid, gid, pid)
+    if landed is not None and opcode != _WRITE:
+        buffer = memoryview(b"".join((buffer, landed)))
     layout = LAYOUTS.get(opcode)
     at = _HEADER_SIZE
     if layout is not None:
@@ -92,7 +104,10 @@ def decode(buffer: memoryview, count: int) -> Request:
                 raise Malformed(f"request {opcode}: a name does not end", unique=unique)
             request.names = parts
             at = end - len(parts[names])
-    request.data = buffer[at:end]
+    if landed is not None and opcode == _WRITE:
+        request.data = landed[: end - at]
+    else:
+        request.data = buffer[at:end]
     return request
 
 

@@ -103,7 +103,7 @@ _LOCK = Struct("=QQQQIIII")
 _OPEN = Struct("=II")
 _PAIR = Struct("=II")
 _SYNC = Struct("=QII")
-_SPAN = Struct("=QQIIQII")
+SPAN = Struct("=QQIIQII")
 _WORD = Struct("=Q")
 _COPY = Struct("=QQQQQQQ")
 
@@ -121,8 +121,8 @@ LAYOUTS: dict[int, Layout] = {
     Opcode.RENAME: Layout(_WORD, names=2),
     Opcode.LINK: Layout(_WORD, names=1),
     Opcode.OPEN: Layout(_OPEN),
-    Opcode.READ: Layout(_SPAN),
-    Opcode.WRITE: Layout(_SPAN),
+    Opcode.READ: Layout(SPAN),
+    Opcode.WRITE: Layout(SPAN),
     Opcode.STATFS: Layout(),
     Opcode.RELEASE: Layout(_HANDLE),
     Opcode.FSYNC: Layout(_SYNC),
@@ -133,7 +133,7 @@ LAYOUTS: dict[int, Layout] = {
     Opcode.FLUSH: Layout(_HANDLE),
     Opcode.INIT: Layout(Struct("=IIII")),
     Opcode.OPENDIR: Layout(_OPEN),
-    Opcode.READDIR: Layout(_SPAN),
+    Opcode.READDIR: Layout(SPAN),
     Opcode.RELEASEDIR: Layout(_HANDLE),
     Opcode.FSYNCDIR: Layout(_SYNC),
     Opcode.GETLK: Layout(_LOCK),
@@ -148,7 +148,7 @@ LAYOUTS: dict[int, Layout] = {
     Opcode.POLL: Layout(Struct("=QQII")),
     Opcode.BATCH_FORGET: Layout(_PAIR),
     Opcode.FALLOCATE: Layout(Struct("=QQQII")),
-    Opcode.READDIRPLUS: Layout(_SPAN),
+    Opcode.READDIRPLUS: Layout(SPAN),
     Opcode.RENAME2: Layout(Struct("=QII"), names=2),
     Opcode.LSEEK: Layout(Struct("=QqII")),
     Opcode.COPY_FILE_RANGE: Layout(_COPY),

@@ -1,10 +1,11 @@
 """One connection to the kernel: INIT, the read loop, the requests that wait.
 
-Requests are read without blocking into one buffer. Where a handler knows the answer it is written
-at once; otherwise its coroutine becomes a task. When nothing is there to be read and nobody waits
-for this process's other work, it looks again a few times before it sleeps in epoll: the next
-request of a busy caller comes sooner than a sleep takes. After a burst of requests others have
-their turn.
+Requests are read without blocking: their heads into one buffer, what follows where it may stay
+(`Landing`), so that the data of a large WRITE are never copied. Where a handler knows the answer it
+is written at once; otherwise its coroutine becomes a task. When nothing is there to be read and
+nobody waits for this process's other work, it looks again a few times before it sleeps in epoll:
+the next request of a busy caller comes sooner than a sleep takes. After a burst of requests others
+have their turn.
 
 A wait for a lock ends, with EINTR, at any signal to its caller (INTERRUPT). Anything else goes on,
 as on a local file system, unless the caller is being killed (`signals`): then it is given up when
@@ -23,10 +24,11 @@ import structlog
 import trio
 
 from cfs.core.errors import CfsError, DeadlineExceeded, Malformed
+from cfs.fs.client.landing import Landing
 from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.flags import Init
-from cfs.fs.gate.kernel.message import Request, decode
+from cfs.fs.gate.kernel.message import HEAD_BYTES, WRITE_BYTES_MAX, Request, decode
 from cfs.fs.gate.kernel.opcodes import UNANSWERED, Opcode
 from cfs.fs.gate.kernel.replies import DONE, Answer, Handler, Later
 from cfs.fs.gate.kernel.signals import is_killed
@@ -34,10 +36,7 @@ from cfs.fs.gate.kernel.signals import is_killed
 _LOG = structlog.get_logger()
 
 MAJOR, MINOR_MIN, MINOR = 7, 31, 45
-WRITE_BYTES_MAX = 1 << 20
 PAGES_MAX = WRITE_BYTES_MAX // 4096
-BUFFER_BYTES = WRITE_BYTES_MAX + (1 << 16)
-"""A whole WRITE, header and names of anything else."""
 BACKGROUND = 64
 """Reads ahead and asynchronous requests the kernel has under way with us."""
 LOOKS = 20
@@ -92,11 +91,12 @@ class Session:
     """Serves one connection."""
 
     def __init__(
-        self, device: int, handlers: dict[int, Handler], *, wanted: int,
+        self, device: int, handlers: dict[int, Handler], landing: Landing, *, wanted: int,
         agreed: Callable[[int], None] = lambda _: None,
     ) -> None:  # fmt: skip
         self._device = device
         self._agreed = agreed
+        self._landing = landing
         self._wanted = wanted
         self._handlers: dict[int, Handler] = {
             **handlers,
@@ -104,8 +104,7 @@ class Session:
             Opcode.INTERRUPT: self._interrupt,
             Opcode.DESTROY: self._destroy,
         }
-        self._buffers = [bytearray(BUFFER_BYTES)]
-        self._view = memoryview(self._buffers[0])
+        self._head = memoryview(bytearray(HEAD_BYTES))
         self._waiting: dict[int, tuple[Request, trio.CancelScope]] = {}
         self._room = trio.Event()
         self._reading = trio.CancelScope()
@@ -148,11 +147,11 @@ class Session:
         self._dropping = False
 
     async def _serve(self) -> None:
-        device, buffers = self._device, self._buffers
+        device, head, landing = self._device, self._head, self._landing
         looks = served = 0
         while True:
             try:
-                count = os.readv(device, buffers)
+                count = os.readv(device, (head, landing.room))
             except BlockingIOError:
                 looks += 1
                 if looks < LOOKS and not self._waiting:
@@ -180,8 +179,9 @@ class Session:
 
     def _take(self, count: int) -> None:
         """Answer the request in the buffer, or start what will."""
+        landed = self._landing.room[: count - HEAD_BYTES] if count > HEAD_BYTES else None
         try:
-            request = decode(self._view, count)
+            request = decode(self._head, count, landed)
         except Malformed as error:
             _LOG.warning("fuse_malformed", error=str(error))
             if unique := error.detail.get("unique"):

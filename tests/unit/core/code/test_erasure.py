@@ -6,7 +6,7 @@ import random
 import pytest
 
 from cfs.core.api.cluster import Profile
-from cfs.core.code import erasure
+from cfs.core.code import erasure, isal
 from cfs.core.errors import Corrupt, Unavailable
 
 PROFILES = [Profile(2, 1), Profile(4, 2), Profile(8, 3), Profile(1, 1), Profile(1, 3)]
@@ -97,3 +97,16 @@ def test_too_few_or_misshapen_fragments_are_refused() -> None:
         erasure.reconstruct(0, {}, profile)
     with pytest.raises(Corrupt):
         erasure.decode({0: fragments[0], 1: b"1234"}, profile, 10)
+
+
+@pytest.mark.parametrize("profile", [Profile(2, 1), Profile(4, 2), Profile(8, 3)])
+def test_isal_makes_what_pyeclib_makes(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isal.load() is not None, "the wheel carries it"
+    segments = [_segment(size) for size in [*SIZES, 70_001, 1 << 20]]
+    direct = [[bytes(f) for f in erasure.encode(s, profile)] for s in segments]
+    monkeypatch.setattr(isal, "load", lambda: None)
+    erasure._coder.cache_clear()
+    try:
+        assert [[bytes(f) for f in erasure.encode(s, profile)] for s in segments] == direct
+    finally:
+        erasure._coder.cache_clear()

@@ -184,24 +184,39 @@ class Data:
             raise self.fail.pop(0)
         out = []
         for run in runs:
-            extents = []
             data = bytes(run.data)
-            stop = len(data) - len(data) % CHUNK if run.more else len(data)
-            for at in range(0, stop, CHUNK):
-                piece = data[at : min(at + CHUNK, stop)]
-                self.count += 1
-                chunk_id = self.count.to_bytes(32, "big")
-                self.chunks[chunk_id] = piece
-                segment = self.session.to_bytes(8, "big") + self.count.to_bytes(8, "big")
-                extents.append(
-                    Extent(
-                        offset=run.offset + at, length=len(piece), kind=ExtentKind.CHUNK,
-                        chunk_id=chunk_id, raw=len(piece), key_version=1, segment=segment, data=2,
-                        parity=1, segment_length=len(piece), at=0, stored=len(piece),
-                    )
-                )  # fmt: skip
-            out.append(extents)
+            out.append(
+                [
+                    self._store(run.offset + at, data[at : at + CHUNK])
+                    for at in range(0, len(data), CHUNK)
+                ]
+            )
         return out
+
+    async def stream(self, feed: Any, *, avoid: Any = ()) -> None:
+        rest, offset = b"", feed.offset
+        while (part := await feed.next()) is not None:
+            rest += bytes(part.slab[part.start : part.stop])
+            await trio.sleep(0.002)
+            if self.fail:
+                raise self.fail.pop(0)
+            stop = len(rest) - len(rest) % CHUNK
+            for at in range(0, stop, CHUNK):
+                feed.landed([self._store(offset + at, rest[at : at + CHUNK])])
+            rest, offset = rest[stop:], offset + stop
+        if rest and feed.whole:
+            feed.landed([self._store(offset, rest)])
+
+    def _store(self, offset: int, piece: bytes) -> Extent:
+        self.count += 1
+        chunk_id = self.count.to_bytes(32, "big")
+        self.chunks[chunk_id] = piece
+        segment = self.session.to_bytes(8, "big") + self.count.to_bytes(8, "big")
+        return Extent(
+            offset=offset, length=len(piece), kind=ExtentKind.CHUNK, chunk_id=chunk_id,
+            raw=len(piece), key_version=1, segment=segment, data=2, parity=1,
+            segment_length=len(piece), at=0, stored=len(piece),
+        )  # fmt: skip
 
     def inline(self, offset: int, data: bytes) -> Extent:
         self.count += 1

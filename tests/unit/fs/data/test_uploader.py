@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -15,6 +17,7 @@ from cfs.core.data import chunking
 from cfs.core.data.pipeline import Sealer
 from cfs.core.errors import NoSpace
 from cfs.core.segment import container
+from cfs.fs.data.source import Part
 from cfs.fs.data.uploader import Limits, Run
 
 SMALL = Limits(batch_bytes=1 << 20, bytes_in_flight=2 << 20, segments_in_flight=2)
@@ -83,17 +86,68 @@ def test_cuts_do_not_depend_on_batches() -> None:
     run(main)
 
 
-def test_more_leaves_the_tail() -> None:
-    data = noise(700_000)
+class Given:
+    """A feed of parts that are there."""
+
+    def __init__(self, parts: list[Part], *, whole: bool, offset: int = 5) -> None:
+        self.offset = offset
+        self.whole = whole
+        self.extents: list[Extent] = []
+        self._parts = parts
+
+    async def next(self) -> Part | None:
+        await trio.lowlevel.checkpoint()
+        return self._parts.pop(0) if self._parts else None
+
+    def landed(self, extents: Sequence[Extent]) -> None:
+        self.extents += extents
+
+
+def parts_of(data: bytes, seed: int) -> list[Part]:
+    """Lay data into slabs in parts of all sizes, some side by side."""
+    chance = random.Random(seed)
+    parts = []
+    at = 0
+    while at < len(data):
+        slab = memoryview(data[at : at + chance.choice((900, 70_000, 1_500_000, 9_000_000))])
+        low = 0
+        while low < len(slab):
+            high = min(len(slab), low + chance.choice((1000, 4096, 300_000, 1 << 20, 5 << 20)))
+            parts.append(Part(slab, low, high))
+            low = high
+        at += len(slab)
+    return parts
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stream_is_cut_as_a_run_is(seed: int, *, whole: bool) -> None:
+    data = noise(13_000_000, seed)
 
     async def main() -> None:
         cluster = Cluster(3, Profile(2, 1))
-        uploader = cluster.uploader(limits=SMALL)
-        [extents, nothing] = await uploader.write(
-            [Run(0, data, more=True), Run(10**7, b"few", more=True)]
-        )
-        assert length_of(extents) == uploader.cut_complete(data) < len(data)
-        assert nothing == []
+        [expected] = await cluster.uploader().write([Run(5, data)])
+        feed = Given(parts_of(data, seed), whole=whole)
+        await cluster.uploader().stream(feed)
+        cuts = [(e.offset, e.length, e.chunk_id) for e in expected]
+        if not whole:
+            cuts = [c for c in cuts if c[0] - 5 + c[1] <= chunking.complete(data)]
+        assert [(e.offset, e.length, e.chunk_id) for e in feed.extents] == cuts
+        await _read_back(cluster, feed.extents, 5, data[: sum(c[1] for c in cuts)])
+
+    run(main)
+
+
+def test_streams_of_little() -> None:
+    async def main() -> None:
+        uploader = Cluster(3, Profile(2, 1)).uploader()
+        for data in (b"", b"few", noise(100_000)):
+            parts = [Part(memoryview(data), 0, len(data))] if data else []
+            whole, open_ended = Given(list(parts), whole=True), Given(list(parts), whole=False)
+            await uploader.stream(whole)
+            await uploader.stream(open_ended)
+            assert sum(e.length for e in whole.extents) == len(data)
+            assert sum(e.length for e in open_ended.extents) == chunking.complete(data)
         assert await uploader.write([]) == []
         assert await uploader.write([Run(0, b"")]) == [[]]
 

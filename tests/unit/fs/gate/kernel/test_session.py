@@ -77,7 +77,13 @@ async def serving(world: World) -> AsyncIterator[tuple[Kernel, Any]]:
     invalidator = Invalidator(inodes, lambda ino, only: None)
     entries = Entries(lambda parent, names: None)
     operations = Operations(files, inodes, invalidator, entries)
-    served = Session(ours.fileno(), operations.table(), wanted=WANTED, agreed=operations.agreed)
+    served = Session(
+        ours.fileno(),
+        operations.table(),
+        operations.landing,
+        wanted=WANTED,
+        agreed=operations.agreed,
+    )
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             invalidator.start(nursery)
