@@ -37,7 +37,10 @@ Commit = Callable[[list[Extent]], Awaitable[None]]
 class Stream:
     """One stream; see the module. It is its own `Feed`."""
 
-    def __init__(self, file: File, commit: Commit, until: int | None) -> None:
+    def __init__(
+        self, file: File, commit: Commit, charge: Callable[[int], None], until: int | None
+    ) -> None:
+        """`charge` hears how the memory held changes when bytes are taken."""
         assert file.flushing is None
         self.offset = file.dirty.start
         self.whole = until is not None
@@ -45,6 +48,7 @@ class Stream:
         """What was taken and is not committed: the file's `flushing`."""
         self._file = file
         self._commit = commit
+        self._charge = charge
         self._until = until
         self._end = self.offset
         self._wrote = trio.Event()
@@ -84,8 +88,11 @@ class Stream:
                 await self._wrote.wait()
             if not self._more():
                 return None
-        offset, kept = self._file.dirty.take_first()
+        dirty = self._file.dirty
+        before = dirty.cost + self.taken.cost
+        offset, kept = dirty.take_first()
         self.taken.keep(offset, kept)
+        self._charge(dirty.cost + self.taken.cost - before)
         self._end = offset + len(kept)
         return Part(kept.slab, kept.start, kept.stop)
 

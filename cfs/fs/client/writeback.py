@@ -200,7 +200,7 @@ class Writeback(Ownership):
             self._space.stored(size - stream.taken.size)
             file.committed(extents, result.attrs[0])
 
-        stream = file.stream = Stream(file, commit, until)
+        stream = file.stream = Stream(file, commit, self._buffer.add, until)
         file.flushing = stream.taken
         file.in_line = False
         try:

@@ -20,11 +20,15 @@ from cfs.fs.data.nodes import Nodes
 
 RECENT_MAX = 16384
 """References of this process's own chunks kept, about 6 MiB."""
+RECENT_S = 2.0
+"""How long they are used unasked: until they are published. Longer would hide from this process
+that the index stopped offering a segment, as it does `collector.GRACE_S` before its round."""
 FORGOTTEN_MAX = 65536
 FIND_TIMEOUT_S = 0.25
 PUBLISH_TIMEOUT_S = 2.0
 MUTE_S = 5.0
 _BATCH_MAX = 1024
+_UNKNOWN: tuple[None, float] = None, 0.0
 
 
 class Dedupe:
@@ -33,7 +37,7 @@ class Dedupe:
     def __init__(self, client: FragmentClient, nodes: Nodes) -> None:
         self._client = client
         self._nodes = nodes
-        self._recent: OrderedDict[bytes, ChunkRef] = OrderedDict()
+        self._recent: OrderedDict[bytes, tuple[ChunkRef, float]] = OrderedDict()
         self._forgotten: OrderedDict[bytes, None] = OrderedDict()
         self._mute_until: dict[int, float] = {}
         self.asked = 0
@@ -47,10 +51,12 @@ class Dedupe:
         found: dict[bytes, ChunkRef] = {}
         questions: dict[int, list[bytes]] = {}
         self.asked += len(chunk_ids)
+        oldest = trio.current_time() - RECENT_S
+        while self._recent and next(iter(self._recent.values()))[1] < oldest:
+            self._recent.popitem(last=False)
         for chunk_id in chunk_ids:
-            ref = self._recent.get(chunk_id)
+            ref, _ = self._recent.get(chunk_id, _UNKNOWN)
             if ref is not None and ref.segment not in avoid:
-                self._recent.move_to_end(chunk_id)
                 found[chunk_id] = ref
                 continue
             owner = self._owner(chunk_id)
@@ -68,9 +74,10 @@ class Dedupe:
 
     def remember(self, refs: Iterable[ChunkRef]) -> None:
         """Keep references to chunks that are durable."""
+        now = trio.current_time()
         for ref in refs:
             if ref.segment not in self._forgotten:
-                self._recent[ref.chunk_id] = ref
+                self._recent[ref.chunk_id] = ref, now
                 self._recent.move_to_end(ref.chunk_id)
         while len(self._recent) > RECENT_MAX:
             self._recent.popitem(last=False)
@@ -82,7 +89,7 @@ class Dedupe:
             self._forgotten[segment] = None
         while len(self._forgotten) > FORGOTTEN_MAX:
             self._forgotten.popitem(last=False)
-        for chunk_id in [c for c, ref in self._recent.items() if ref.segment in gone]:
+        for chunk_id in [c for c, (ref, _) in self._recent.items() if ref.segment in gone]:
             del self._recent[chunk_id]
 
     async def publish(self, refs: Sequence[ChunkRef]) -> None:

@@ -9,6 +9,10 @@ A round's record in the root group is all that matters; a new leader goes on fro
                  the segments are collected; close, or OWED when nodes are missing
     OWED         delete on the missing nodes when they are back; close
 
+Before a round is opened the dedupe index stops offering its segments, and clients have `GRACE_S` to
+commit what they found there: without it they would find what is condemned a moment later, be
+refused, and upload again. Nothing depends on it.
+
 Safety: nothing is deleted before DELETING is in the root log, nothing is withdrawn before
 WITHDRAWING is, and the root machine lets a round become only one of the two. Shards take rounds in
 order, so one round at a time is before OWED.
@@ -23,6 +27,7 @@ import trio
 
 from cfs.core.api import store
 from cfs.core.api.cluster import NodeState, Role
+from cfs.core.api.scrub import ForgetEntries
 from cfs.core.errors import CfsError, Refused
 from cfs.core.ids import ShardId, group_of
 from cfs.core.meta import commands as shard_commands
@@ -46,6 +51,9 @@ MORE_S = 0.5
 SWEEP_EVERY = 6
 """Storage nodes are listed in every sixth pass only."""
 RETRY_S = 1.0
+GRACE_S = 5.0
+"""A chunk found in the index is committed within about that; see `dedupe.RECENT_S`, too."""
+FORGET_S = 5.0
 COMMAND_S = 15.0
 DELETE_S = 30.0
 
@@ -115,6 +123,9 @@ class Collector:
         if candidates:
             # Another shard may refer to what one shard noted: most are sorted out by asking.
             candidates = await self._sweep.unreferred(candidates)
+        if candidates:
+            await self._withhold(candidates)
+            candidates = await self._sweep.unreferred(candidates)
         while candidates:
             number = await self._replica.propose(commands.OpenRound(segments=tuple(candidates)))
             record = RoundRecord(
@@ -153,6 +164,23 @@ class Collector:
         return free
 
     # --- phases
+
+    async def _withhold(self, segments: list[bytes]) -> None:
+        """Have the dedupe index offer these no more, as far as nodes answer, and wait a little."""
+        self._worker.state = "withholding"
+        request = ForgetEntries(segments=tuple(segments))
+
+        async def forget(node: int) -> None:
+            try:
+                await self._calls.call(node, "store.forget", request, timeout_s=FORGET_S)
+            except CfsError as error:
+                _LOG.info("withhold_failed", node=node, error=str(error))
+
+        async with trio.open_nursery() as nursery:
+            for node in self._storage_nodes():
+                if self._reachable(node):
+                    nursery.start_soon(forget, node)
+        await trio.sleep(GRACE_S)
 
     async def _condemn(self, record: RoundRecord) -> list[bytes]:
         self._worker.state = "condemning"

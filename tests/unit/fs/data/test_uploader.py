@@ -17,6 +17,7 @@ from cfs.core.data import chunking
 from cfs.core.data.pipeline import Sealer
 from cfs.core.errors import NoSpace
 from cfs.core.segment import container
+from cfs.fs.data.dedupe import RECENT_S
 from cfs.fs.data.source import Part
 from cfs.fs.data.uploader import Limits, Run
 
@@ -408,6 +409,24 @@ def test_forgotten_and_avoided_segments_are_not_offered() -> None:
         [four] = await other.write([Run(0, data)])
         assert four == three
         await _read_back(cluster, three, 0, data)
+
+    run(main)
+
+
+def test_own_chunks_are_used_unasked_for_a_moment_only() -> None:
+    cluster = Cluster(3, Profile(2, 1))
+    data = noise(100_000)
+
+    async def main() -> None:
+        uploader = cluster.uploader()
+        [one] = await uploader.write([Run(0, data)])
+        for node in cluster.nodes.values():
+            node.index.clear()  # the collector has them withheld
+        [two] = await uploader.write([Run(0, data)])
+        assert {e.segment for e in two} == {e.segment for e in one}
+        await trio.sleep(RECENT_S + 0.1)
+        [three] = await uploader.write([Run(0, data)])
+        assert not {e.segment for e in three} & {e.segment for e in one}
 
     run(main)
 

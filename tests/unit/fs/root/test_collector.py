@@ -14,12 +14,13 @@ from cfs.core.api import meta as meta_api
 from cfs.core.api import store
 from cfs.core.api.cluster import NodeState
 from cfs.core.api.methods import Internal, InternalReply
+from cfs.core.api.scrub import ForgetEntries
 from cfs.core.errors import CfsError, Unavailable
 from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import queries, results
 from cfs.core.root import commands, rounds
 from cfs.core.root.records import Phase
-from cfs.fs.root.collector import Collector
+from cfs.fs.root.collector import GRACE_S, Collector
 from cfs.fs.root.sweep import Sweep
 from cfs.fs.root.workers import Worker
 from tests.unit.fs.root.test_service import Cluster
@@ -99,6 +100,7 @@ class Disks:
 
     def __init__(self, cluster: Cluster, nodes: list[int]) -> None:
         self.held: dict[int, set[bytes]] = {n: set() for n in nodes}
+        self.withheld: dict[int, set[bytes]] = {}
         self._cluster = cluster
         for node in nodes:
             self.up(node)
@@ -118,7 +120,15 @@ class Disks:
             ]
             return store.ListFragmentsReply(fragments=tuple(found), end=True)
 
-        self._cluster.calls.handlers[node] = {"store.delete": delete, "store.list": listing}
+        def forget(_c: Any, request: ForgetEntries, _p: Any) -> meta_api.Empty:
+            self.withheld.setdefault(node, set()).update(request.segments)
+            return meta_api.Empty()
+
+        self._cluster.calls.handlers[node] = {
+            "store.delete": delete,
+            "store.list": listing,
+            "store.forget": forget,
+        }
 
     def fill(self, *segments: bytes) -> None:
         for held in self.held.values():
@@ -172,6 +182,46 @@ def test_noted_garbage_is_freed_and_the_rest_stays(tmp_path: Path) -> None:
         assert b.disks.all() == {two, three}
         assert all(s.gone == {one} for s in b.shards.shards)
         assert b.rounds() == []
+
+    run(tmp_path, story)
+
+
+def test_the_index_stops_offering_a_segment_before_its_round(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        one, two = segment(1), segment(2)
+        b.disks.fill(one, two)
+        b.shards.shards[0].noted = {one, two}
+        seen = []
+        began = trio.current_time()
+
+        def check(command: Any) -> None:
+            if isinstance(command, shard_commands.Condemn):
+                assert trio.current_time() >= began + GRACE_S
+                assert len(b.disks.withheld) == 3
+                assert all(set(command.segments) <= held for held in b.disks.withheld.values())
+                seen.append(command.round)
+
+        b.shards.before = check
+        b.shards.shards[1].live = {two}
+        await b.collector.collect(sweep=False)
+        assert seen
+        assert b.disks.all() == {two}
+        assert all(held == {one} for held in b.disks.withheld.values())
+
+    run(tmp_path, story)
+
+
+def test_what_is_found_in_the_index_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    async def story(b: Bench) -> None:
+        b.disks.fill(segment(1))
+        b.shards.shards[0].noted = {segment(1)}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: b.collector.collect(sweep=False))
+            await trio.sleep(GRACE_S / 2)
+            b.shards.shards[1].live = {segment(1)}
+        assert b.disks.all() == {segment(1)}
+        assert b.rounds() == []
+        assert all(not s.gone for s in b.shards.shards)
 
     run(tmp_path, story)
 
