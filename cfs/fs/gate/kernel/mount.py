@@ -117,9 +117,7 @@ def _build(
         operations.root = options.root
         table = narrowed.confined(table, options.root, inodes)
         wanted &= ~Init.EXPORT_SUPPORT
-    session = Session(
-        device, table, operations.landing, wanted=wanted, agreed=operations.agreed
-    )
+    session = Session(device, table, operations.landing, wanted=wanted, agreed=operations.agreed)
     return operations, session, notifier
 
 
