@@ -36,6 +36,9 @@ VERSION = version("cfs")
 BEFORE_STOP_S = 3.0
 MALLOC_OPTIONS = ((-3, 1 << 30), (-1, 192 << 20), (-8, 2))
 """M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of mallopt(3)."""
+TRIM_S = 30.0
+KEPT_BYTES = 32 << 20
+"""Left free at the end of the heap for the next buffers."""
 
 
 class Process:
@@ -126,6 +129,21 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
+async def give_memory_back() -> None:
+    """Return to the system, now and then, what was freed between blocks in use.
+
+    A start that replays a long log, or an hour of large files, leaves that behind: a metadata node
+    that had replayed 88 MB kept 177 MB for good. It takes some milliseconds, in a thread.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return  # not glibc
+    while True:
+        await trio.sleep(TRIM_S)
+        await trio.to_thread.run_sync(trim, KEPT_BYTES)
+
+
 def run_until_signal(
     directory: Path,
     main: Callable[[trio.Nursery], Awaitable[None]],
@@ -150,6 +168,7 @@ def run_until_signal(
     async def supervise() -> None:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(give_memory_back)
                 nursery.start_soon(main, nursery)
                 async for number in signals:
                     _LOG.info("process_stop", role=name, signal=signal.Signals(number).name)

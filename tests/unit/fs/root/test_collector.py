@@ -302,7 +302,7 @@ def test_a_silent_node_that_is_in_is_waited_for(tmp_path: Path) -> None:
         b.disks.fill(segment(1))
         b.shards.shards[0].noted = {segment(1)}
         del b.cluster.calls.handlers[4]
-        with trio.move_on_after(5):
+        with trio.move_on_after(GRACE_S + 5):
             await b.collector.collect(sweep=False)
         assert [(r.phase, r.pending) for r in b.rounds()] == [(Phase.DELETING, (4,))]
         b.disks.up(4)
