@@ -358,7 +358,7 @@ def test_the_worker_survives_failures(tmp_path: Path) -> None:
             await b.collector.run()
         assert b.worker.last_error == "down"
         b.shards.shards[1].down = False
-        with trio.move_on_after(3):
+        with trio.move_on_after(GRACE_S + 3):
             await b.collector.run()
         assert b.worker.last_error == ""
         assert b.disks.all() == set()
