@@ -4,7 +4,7 @@ import shutil
 
 from tests.system.cluster import full, run, until
 from tests.system.nodes import assert_same, stop, write_tree
-from tests.system.redundancy import Load, add, admin, jobs, nodes, remount
+from tests.system.redundancy import Load, add, admin, jobs, nodes, remount, start
 
 PORT = 17_340
 
@@ -29,8 +29,10 @@ def test_three_nodes_replace_three_under_load(cluster):
 
     admin(cluster, "node", "drain", old[0], "--detach")
     leads = cluster.leads()
-    cluster.kill(max(leads, key=leads.get))
+    leader = max(leads, key=leads.get)
+    cluster.kill(leader)
     until(lambda: nodes_or_none(cluster, old[0]) == 0, seconds=240, what=lambda: jobs(cluster))
+    start(cluster, leader)
     for name in old[1:]:
         admin(cluster, "node", "drain", name, timeout=300)
     until(lambda: all(j["state"] == "done" for j in jobs(cluster)), seconds=240,
