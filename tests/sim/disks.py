@@ -21,11 +21,15 @@ from cfs.fs.disk.memory import MemoryDirectory
 class SimDisk(MemoryDirectory):
     """A disk of one machine."""
 
-    def __init__(self, *, capacity: int = 1 << 40) -> None:
+    def __init__(self, name: str, *, capacity: int = 1 << 40) -> None:
         super().__init__(capacity=capacity)
+        self.name = name
         self.power_cut: Callable[[], None] | None = None
         self.cut_at = 0
         self.faults = 0
+
+    def device(self) -> str:
+        return self.name
 
     def cut_power_in(self, calls: int, then: Callable[[], None]) -> None:
         """Have `then` called, and everything fail, at the nth next call."""

@@ -146,7 +146,7 @@ class Machine:
         self.chance = random.Random(f"{seed}/{name}")
         self.entropy = SimEntropy(random.Random(f"{seed}/{name}/entropy"))
         self.wall = SimWall(network.clock)
-        self.disk = SimDisk(capacity=capacity)
+        self.disk = SimDisk(name, capacity=capacity)
         self.pairs = SortedDict()
         self.home: Any = None
         self.configuration = configuration or Configuration(

@@ -36,6 +36,8 @@ class Trace:
         """Add bytes that were sent."""
         line = f"{self.clock.now:.6f} {source}>{target} {len(piece)} {zlib.crc32(piece):08x}"
         self._pending.append(line)
+        if self.show:
+            print(line, flush=True)
         if len(self._pending) >= 256:
             self._fold()
 

@@ -150,7 +150,7 @@ class MemoryDirectory:
                 self._durable_names = self._pending[kept - 1]
         self._pending.clear()
         self._names = dict(self._durable_names)
-        for content in set(self._names.values()):
+        for content in dict.fromkeys(self._names.values()):  # in order: chance is drawn
             content.crash(chance)
         self._durable_names = dict(self._names)
         self.generation += 1
