@@ -325,10 +325,16 @@ class Cache:
         node.modes = 0
         node.epoch = next(self._epochs)
 
+    def tend(self) -> None:
+        """Push out what was in use when it was too much; call now and then."""
+        if len(self._nodes) > self._limits.nodes or self._entries > self._limits.entries:
+            self._shrink()
+
     def _shrink(self) -> None:
         """Push out the least recently used; an eighth at once, so that it is rare.
 
-        Where nodes in use leave it above the bound, it is tried again an eighth later.
+        Where nodes in use leave it above the bound, it is tried again an eighth later, or by
+        `tend`.
         """
         self._push_out_oldest()
         limits = self._limits

@@ -33,6 +33,9 @@ from cfs.net.ports import WallClock
 
 _LOG = structlog.get_logger()
 
+TEND_S = 1.0
+"""How often the cache is looked at for what is no longer in use."""
+
 
 class NoKernel:
     """A gateway that caches nothing below."""
@@ -119,6 +122,12 @@ class Client:
         self.writeback.start(nursery)
         self.space.start(nursery)
         nursery.start_soon(self._tell_end)
+        nursery.start_soon(self._tend)
+
+    async def _tend(self) -> None:
+        while True:
+            await trio.sleep(TEND_S)
+            self.cache.tend()
 
     async def close(self) -> None:
         """Commit everything, and say so loudly when that fails. The nursery may then end.
