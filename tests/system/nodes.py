@@ -6,7 +6,7 @@ import re
 import signal
 from pathlib import Path
 
-from tests.system.cluster import cfs, until
+from tests.system.cluster import LENIENT, cfs, full, until
 
 
 def configure(cluster, name, section, **values):
@@ -100,6 +100,19 @@ def storage_status(status, name):
     """The store part of a storage node's last heartbeat."""
     node = next(n for n in status["nodes"] if n["name"] == name)
     return node["heartbeat"]["store"]
+
+
+def settle(cluster, logical=0):
+    """Wait until `logical` bytes are known and no small file is left in the metadata store.
+
+    What was written reaches the servers within a second of the write. Gives the status' bytes.
+    """
+
+    def settled():
+        found = cluster.status()["bytes"]
+        return found if not found["inline"] and found["logical"] >= logical else None
+
+    return until(settled, seconds=full(120, 30) * LENIENT, what="small files get into segments")
 
 
 def write_tree(root, *, seed, small, medium, large_bytes):

@@ -15,6 +15,7 @@ from tests.system.nodes import (
     pack_soon,
     remount,
     runs,
+    settle,
     stop,
     storage_status,
     volumes,
@@ -42,19 +43,6 @@ def tree(cluster):
     )  # fmt: skip
     settle(cluster)
     return made
-
-
-def settle(cluster, logical=0):
-    """Wait until `logical` bytes are known and no small file is left in the metadata store.
-
-    What was written reaches the servers within a second of the write. Gives the status' bytes.
-    """
-
-    def settled():
-        found = cluster.status()["bytes"]
-        return found if not found["inline"] and found["logical"] >= logical else None
-
-    return until(settled, seconds=full(120, 30) * LENIENT, what="small files get into segments")
 
 
 def test_figures_are_what_the_disks_hold(cluster, tree):

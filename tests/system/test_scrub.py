@@ -11,6 +11,7 @@ from tests.system.nodes import (
     flip,
     pack_soon,
     remount,
+    settle,
     stop,
     storage_status,
     volumes,
@@ -34,8 +35,7 @@ def tree(cluster):
         cluster.mount / "tree", seed=4, small=full(2000, 100), medium=full(200, 12),
         large_bytes=full(256 << 20, 8 << 20),
     )  # fmt: skip
-    packed = full(120, 30) * LENIENT
-    until(lambda: not cluster.status()["bytes"]["inline"], seconds=packed, what="all is packed")
+    settle(cluster)
     return made
 
 

@@ -135,18 +135,27 @@ class Ranges(Locking):
         _check_copy(source, target)
         if source.file is target.file and abs(offset_in - offset_out) < length:
             raise FsError(errno.EINVAL)
-        size = await self._size(source.file.ino)
-        await self._size(target.file.ino)
-        length = min(length, size - offset_in)
-        if length <= 0:
+        length = await self._copyable(source, offset_in, target, offset_out, length)
+        if not length:
             return 0
-        if offset_out + length > SIZE_MAX:
-            raise FsError(errno.EFBIG)
-        self.report(target)
         done = 0
         if source.file.node.shard == target.file.node.shard:
             done = await self._share(source.file, offset_in, target.file, offset_out, length)
         return done or await self._copy_bytes(fh_in, offset_in, fh_out, offset_out, length)
+
+    async def _copyable(
+        self, source: Handle, start: int, target: Handle, to: int, length: int
+    ) -> int:
+        """Give how much of what is asked for there is to copy. Raises as `copy_file_range`."""
+        size = await self._size(source.file.ino)
+        await self._size(target.file.ino)
+        length = min(length, size - start)
+        if length <= 0:
+            return 0
+        if to + length > SIZE_MAX:
+            raise FsError(errno.EFBIG)
+        self.report(target)
+        return length
 
     async def _size(self, ino: int) -> int:
         attr = await self.getattr(ino)

@@ -24,7 +24,6 @@ from cfs.core.ids import ROOT_INO, Ino, shard_of
 from cfs.core.meta import access, extents
 from cfs.core.meta import acl as lists
 from cfs.core.meta.entries import SNAPSHOTS
-from cfs.core.meta.files import SIZE_MAX
 from cfs.fs.client import trash
 from cfs.fs.client.attributes import access_list
 from cfs.fs.client.contents import Handle
@@ -287,14 +286,9 @@ class Snapshots(Handover):
             )
         if min(offset_in, offset_out, length) < 0:
             raise FsError(errno.EINVAL)
-        size = await self._size(source.file.ino)
-        await self._size(target.file.ino)
-        length = min(length, size - offset_in)
-        if length <= 0:
+        length = await self._copyable(source, offset_in, target, offset_out, length)
+        if not length:
             return 0
-        if offset_out + length > SIZE_MAX:
-            raise FsError(errno.EFBIG)
-        self.report(target)
         done = 0
         while done < length:
             shared = await self._lay(

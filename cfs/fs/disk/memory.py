@@ -13,7 +13,6 @@ Faults: `fail` makes the nth next call raise, once or from then on; `capacity` b
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 from collections.abc import Callable, Sequence
 
@@ -70,11 +69,8 @@ class MemoryDirectory:
     `calls` counts every call on the directory and its files; `capacity` is in bytes.
     """
 
-    _numbers = itertools.count(1)
-
     def __init__(self, *, capacity: int = 1 << 40) -> None:
         self.capacity = capacity
-        self._number = next(self._numbers)
         self.calls = 0
         self.generation = 0
         self._names: dict[str, _Content] = {}
@@ -134,7 +130,7 @@ class MemoryDirectory:
 
     def device(self) -> str:
         """See the port."""
-        return f"memory {self._number}"
+        return f"memory {id(self):x}"
 
     def usage(self) -> tuple[int, int]:
         """See the port."""
