@@ -4,6 +4,7 @@ ports         what a role may ask of the outside world
 frame         the bytes of a message: header, msgpack, payload
 hello         what two versions agree on when a connection starts
 handlers      the table of methods as this process answers them
+tasks         several tasks on one thing: one failure, not a group
 silence       when a quiet peer is pinged, and when it is given up
 calls         what this side asked and waits for
 serving       what the other side asked and is not answered yet

@@ -231,9 +231,6 @@ def test_a_snapshot_does_not_change(cluster, pair):
     assert (pair[1] / ".snapshots" / "fixed" / "fixed" / "file").read_bytes() == b"content"
 
 
-@pytest.mark.xfail(
-    reason="open: EIO from a snapshot now and then; docs/reliability.md", strict=False
-)
 def test_data_is_shared_with_clones_and_freed_with_the_last_that_shows_it(cluster, pair):
     top = pair[0] / "space"
     top.mkdir()

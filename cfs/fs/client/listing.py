@@ -11,7 +11,6 @@ import stat
 from typing import Any
 
 import msgspec
-import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Caller
@@ -19,6 +18,7 @@ from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
 from cfs.core.meta import access
 from cfs.fs.client.names import Names
+from cfs.net.tasks import open_tasks
 
 READDIR_ENTRIES = 1024
 
@@ -163,7 +163,7 @@ class Listings(Names):
                 attr = None
             out[index] = msgspec.structs.replace(page[index], attr=attr)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for index, listed in enumerate(page):
                 if listed.attr is None:
                     nursery.start_soon(ask, index)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Extent, Lookup
@@ -44,6 +45,7 @@ class PastFile:
         self.ino = ino
         self.tiles: list[Extent] = []
         self.start = self.stop = 0
+        self.asking = trio.Lock()
         self.next_offset = 0
 
 
@@ -158,18 +160,24 @@ class Past:
 
     async def tiles(self, file: PastFile, offset: int, stop: int) -> list[Extent]:
         """Give the extents of a range that lies within the file, some on both sides too."""
-        if not file.start <= offset < stop <= file.stop:
-            length = max(stop - offset, LAYOUT_BYTES)
-            file.tiles, file.start, file.stop = [], offset, offset
-            while file.stop < stop:
-                request = meta.Layout(
-                    shard=0, session=0, ino=0, offset=file.stop, length=offset + length - file.stop
-                )
-                reply: meta.LayoutReply = await self._ask("meta.layout", file.ino, request)
-                known = file.tiles[-1].offset + file.tiles[-1].length if file.tiles else 0
-                file.tiles += [e for e in reply.extents if e.offset >= known]
-                file.stop = max(reply.end, file.stop + 1)
+        async with file.asking:  # the kernel reads ahead: several want the same at once
+            if not file.start <= offset < stop <= file.stop:
+                file.tiles, file.stop = await self._tiles(file.ino, offset, stop)
+                file.start = offset
         return [t for t in file.tiles if t.offset < stop and t.offset + t.length > offset]
+
+    async def _tiles(self, number: int, offset: int, stop: int) -> tuple[list[Extent], int]:
+        """Ask for the extents from `offset` to `stop` at least; give them and where they end."""
+        end = offset + max(stop - offset, LAYOUT_BYTES)
+        tiles: list[Extent] = []
+        at = offset
+        while at < stop:
+            request = meta.Layout(shard=0, session=0, ino=0, offset=at, length=end - at)
+            reply: meta.LayoutReply = await self._ask("meta.layout", number, request)
+            known = tiles[-1].offset + tiles[-1].length if tiles else 0
+            tiles += [e for e in reply.extents if e.offset >= known]
+            at = max(reply.end, at + 1)
+        return tiles, at
 
     async def layout(self, number: int, request: meta.Layout) -> meta.LayoutReply:
         """Ask for extents; shard, inode and snapshot are filled in."""

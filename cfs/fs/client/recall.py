@@ -17,6 +17,7 @@ from cfs.core.api.meta import Lease
 from cfs.core.errors import CfsError
 from cfs.fs.client.client import Client
 from cfs.fs.client.file import File
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -36,7 +37,7 @@ class Recalls:
         if len(request.leases) == 1:
             await self._give_back(request.leases[0].ino)
         else:
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for lease in request.leases:
                     nursery.start_soon(self._give_back, lease.ino)
         return meta.Empty()

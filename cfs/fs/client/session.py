@@ -32,6 +32,7 @@ from cfs.fs.client.ports import Holder
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.router import Router
 from cfs.fs.client.shard_session import ShardSession
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -317,7 +318,7 @@ class Session:
             except (Retryable, DeadlineExceeded) as error:
                 _LOG.debug("session_end_failed", node=node, error=str(error))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node, shards in by_node.items():
                 nursery.start_soon(say, node, shards)
 

@@ -23,6 +23,7 @@ from cfs.fs.client.dirty import Dirty
 from cfs.fs.client.file import File
 from cfs.fs.client.ports import Uploads
 from cfs.fs.data.source import Part
+from cfs.net.tasks import open_tasks
 
 STREAM_BYTES_MIN = 4 << 20
 """Less is uploaded at once: one segment or two."""
@@ -59,7 +60,7 @@ class Stream:
 
     async def run(self, uploads: Uploads, avoid: Sequence[bytes]) -> None:
         """Return once all that was taken is committed, but a tail. Raises what was met first."""
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             nursery.start_soon(self._commit_all, nursery.cancel_scope)
             try:
                 await uploads.stream(self, avoid=avoid)

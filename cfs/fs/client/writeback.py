@@ -43,6 +43,7 @@ from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
 from cfs.fs.client.stream import STREAM_BYTES_MIN, Stream
 from cfs.fs.data.source import Run
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -328,7 +329,7 @@ class Writeback(Ownership):
             except CfsError as error:
                 errors.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for file in list(self._unclean.values()):
                 nursery.start_soon(one, file)
         if errors:

@@ -17,6 +17,7 @@ from cfs.core.api.store import ChunkRef
 from cfs.core.errors import CfsError
 from cfs.fs.data.fragment_client import FragmentClient
 from cfs.fs.data.nodes import Nodes
+from cfs.net.tasks import open_tasks
 
 RECENT_MAX = 16384
 """References of this process's own chunks kept, about 6 MiB."""
@@ -66,7 +67,7 @@ class Dedupe:
             [(node, asked)] = questions.items()
             await self._ask(node, asked, avoid, found)
         elif questions:
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for node, asked in questions.items():
                     nursery.start_soon(self._ask, node, asked, avoid, found)
         self.hits += len(found)
@@ -99,7 +100,7 @@ class Dedupe:
             owner = self._owner(ref.chunk_id)
             if owner is not None:
                 owners.setdefault(owner, []).append(ref)
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node, told in owners.items():
                 nursery.start_soon(self._tell, node, told)
 

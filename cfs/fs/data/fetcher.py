@@ -23,6 +23,7 @@ from cfs.fs.data.fragment_client import Buffer, FragmentClient, Pool
 from cfs.fs.data.fragments import Fragments, ReadCounters, Segment
 from cfs.fs.data.nodes import Nodes
 from cfs.net.ports import Threads
+from cfs.net.tasks import open_tasks
 
 RANGE_BYTES_MAX = 1 << 20
 GAP_BYTES_MAX = 16 << 10
@@ -163,7 +164,7 @@ class Fetcher:
             if len(spans) == 1:
                 await fetch(spans[0])
             else:
-                async with trio.open_nursery() as nursery:
+                async with open_tasks() as nursery:
                     for span in spans:
                         nursery.start_soon(fetch, span)
         finally:

@@ -34,6 +34,7 @@ from cfs.fs.data.dedupe import Dedupe
 from cfs.fs.data.sender import Sender
 from cfs.fs.data.source import PIECE_BYTES_MIN, Piece, Source
 from cfs.net.ports import Threads
+from cfs.net.tasks import open_tasks
 
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
@@ -118,7 +119,7 @@ class Flow:
     async def write(self, sealer: Sealer, source: Source, cuts: list[Cut] | deque[Cut]) -> None:
         """Store the source's chunks durably, and add the cuts in order. Raises NoSpace."""
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with open_tasks() as self._nursery:
                 while pieces := await source.take():
                     held = sum(len(piece.data) for piece in pieces)
                     await self._take(held)
@@ -146,7 +147,7 @@ class Flow:
                 self.refs[chunk.chunk_id] = ref
         missing = [chunk for chunk in unique if chunk.chunk_id not in self.refs]
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with open_tasks() as self._nursery:
                 for chunk in missing:
                     await self._take(len(chunk.blob))
                     await self._add(chunk)

@@ -31,6 +31,7 @@ from cfs.core.errors import (
 )
 from cfs.fs.data.fragment_client import Buffer, FragmentClient
 from cfs.fs.data.nodes import Nodes
+from cfs.net.tasks import open_tasks
 
 HEDGE_S = 1.0
 PATIENT_S = 10.0
@@ -106,7 +107,7 @@ class Fragments:
                 errors.append(error)
                 nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for slot in range(len(pieces)):
                 nursery.start_soon(fill, slot)
         if errors:
@@ -202,7 +203,7 @@ class Fragments:
         while placed and len(columns) < wanted:
             lacking = wanted - len(columns)
             wave, placed = placed[:lacking], placed[lacking:]
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for index in wave:
                     nursery.start_soon(fetch, index, HEDGE_S if placed else PATIENT_S)
         for index in indexes:

@@ -36,6 +36,7 @@ from cfs.core.segment import container
 from cfs.fs.data.fragment_client import FragmentClient
 from cfs.fs.data.nodes import Nodes
 from cfs.net.ports import Threads
+from cfs.net.tasks import open_tasks
 
 REPLICATE_BYTES_MAX = 64 << 10
 """Segments up to this size are replicated: one small write a node, no coding."""
@@ -215,7 +216,7 @@ class Sender:
                 scope = nursery.cancel_scope
                 scope.deadline = min(scope.deadline, grace)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for index, node in enumerate(plan.nodes):
                 nursery.start_soon(put, index, node)
         if not failed:

@@ -22,6 +22,7 @@ from cfs.core.errors import DeadlineExceeded, Retryable, Unavailable
 from cfs.core.meta import commands, read
 from cfs.fs.meta.host import Group
 from cfs.fs.meta.leases import LeaseTable, Session, grace_ends
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -75,14 +76,14 @@ class Recalls:
                 ((session, held),) = holders.items()
                 await self._recall_session(session, held, keep)
                 continue
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for session, held in holders.items():
                     nursery.start_soon(self._recall_session, session, held, keep)
 
     async def press(self, inos: Iterable[int]) -> None:
         """Have WRITE leases given back, once; a client that is slow keeps its own and is left."""
         holders = self._holders(inos, 0, readers=False)
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for session, held in holders.items():
                 nursery.start_soon(self._recall_session, session, held, Lease.READ, PRESS_S_MAX)
 

@@ -39,6 +39,7 @@ from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.sweep import ASKS_AT_ONCE, Shards, Sweep
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 _R = TypeVar("_R")
@@ -176,7 +177,7 @@ class Collector:
             except CfsError as error:
                 _LOG.info("withhold_failed", node=node, error=str(error))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in self._storage_nodes():
                 if self._reachable(node):
                     nursery.start_soon(forget, node)
@@ -234,7 +235,7 @@ class Collector:
             except CfsError as error:
                 self._worker.last_error = f"round {record.number}: node {node}: {error}"
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in nodes:
                 nursery.start_soon(delete, node)
         return done
@@ -299,7 +300,7 @@ class Collector:
                 assert isinstance(result, kind)
                 answers.append(result)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._view.map.shard_count):
                 nursery.start_soon(ask, group_of(ShardId(shard)))
         if failures:

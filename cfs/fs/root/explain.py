@@ -22,6 +22,7 @@ from cfs.fs.root.paths import Paths, is_directory
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.sweep import Shards
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 SEGMENTS_MAX = 200
 LAYOUT_BYTES = 64 << 20
@@ -136,7 +137,7 @@ class Explainer:
                         seen.held.setdefault(info.index, []).append(node)
             took[node] = round(slowest, 1)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in self._view.map.nodes:
                 if node.role == Role.STORAGE and node.state != NodeState.OUT:
                     nursery.start_soon(ask, node.node_id)

@@ -31,6 +31,7 @@ from cfs.core.place.repair import Copies, owner_of
 from cfs.fs.root.jobs import JobContext
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -96,7 +97,7 @@ class Fragments:
             except CfsError as error:
                 failures.append(Unavailable(f"{self.name_of(node)} cannot be listed: {error}"))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node, groups in groups_of.items():
                 nursery.start_soon(ask, node, groups)
         if failures:
@@ -147,7 +148,7 @@ class Fragments:
                         elif done.error:
                             failed[group] = f"{self.name_of(node)}: {done.error}"
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node, rows in wanted.items():
                 nursery.start_soon(serve, node, rows)
         await self.note_lost(context, lost)
@@ -193,7 +194,7 @@ class Fragments:
                 if self.answers(node):
                     failures.append(Unavailable(f"{self.name_of(node)} is not sealed: {error}"))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in sorted(set(nodes)):
                 if self.answers(node):
                     nursery.start_soon(ask, node)

@@ -19,6 +19,7 @@ from cfs.core.api.scrub import DigestOf, DigestReply, Finding, RebuildReplica
 from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -86,7 +87,7 @@ class Replicas:
             except CfsError as error:
                 _LOG.info("digest_unknown", group=group.group, node=node, error=str(error))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in group.voters:
                 if self._up(node):
                     nursery.start_soon(ask, node)

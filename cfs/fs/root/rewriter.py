@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import structlog
-import trio
 
 from cfs.core.api.cluster import Profile
 from cfs.core.api.store import ChunkRef
@@ -35,6 +34,7 @@ from cfs.fs.root.jobs import Job, JobContext, JobKind
 from cfs.fs.root.mover import Mover
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.sweep import Shards
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -177,7 +177,7 @@ class Rewriter:
             except CfsError as error:
                 failures.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._replica.cluster().shard_count):
                 nursery.start_soon(switch, group_of(ShardId(shard)))
         for error in failures:

@@ -31,6 +31,7 @@ from cfs.fs.root.replicas import Replicas
 from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.view import ClusterView
 from cfs.net.ports import WallClock
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -127,7 +128,7 @@ class ScrubJob:
             except CfsError as error:
                 failed.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in storage:
                 nursery.start_soon(scrub, node)
         if failed:

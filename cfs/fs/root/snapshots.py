@@ -24,6 +24,7 @@ from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
 from cfs.net.ports import WallClock
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -211,7 +212,7 @@ class Snapshots:
                 except CfsError as error:
                     failures.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._view.map.shard_count):
                 nursery.start_soon(one, ShardId(shard))
         if failures:

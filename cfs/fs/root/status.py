@@ -27,6 +27,7 @@ from cfs.core.root.records import JobRecord, JobState, SettingsRecord
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 TOTALS_AGE_S = 1.0
 ASK_S = 1.5
@@ -129,7 +130,7 @@ class StatusBuilder:
                 except CfsError:
                     silent.append(shard)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._view.map.shard_count):
                 nursery.start_soon(ask, shard)
         self._silent = tuple(sorted(silent))

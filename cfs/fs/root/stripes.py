@@ -28,6 +28,7 @@ from cfs.core.meta import queries
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.sweep import Shards, Sweep
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 PAGE = 500
 REFERRED_PAGE = 32
@@ -203,7 +204,7 @@ class Stripes:
                 work.setdefault(prover, []).append(_stripe(segment, seen))
             for shard, counted, found in seen.counts:
                 doubtful.setdefault(segment, []).append(_count(segment, shard, counted, found))
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node, stripes in work.items():
                 nursery.start_soon(self._prove, node, stripes, step, doubtful, repair)
         complete = len(nodes) == sum(n.role == Role.STORAGE for n in self._view.map.nodes)

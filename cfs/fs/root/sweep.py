@@ -22,6 +22,7 @@ from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import queries, results
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 
 AGE_MIN_S = 300
 PAGE = 1000
@@ -123,7 +124,7 @@ class Sweep:
                 except CfsError as error:
                     failures.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._view.map.shard_count):
                 nursery.start_soon(ask, shard)
         if failures:

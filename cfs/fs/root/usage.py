@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import trio
-
 from cfs.core.api.cluster import NodeState
 from cfs.core.api.insight import GetUsage, UsageReply
 from cfs.core.errors import CfsError
 from cfs.fs.root.paths import Paths
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
+from cfs.net.tasks import open_tasks
 from cfs.net.usage import OTHERS
 
 ASK_S = 2.0
@@ -40,7 +39,7 @@ class UsageOfAll:
             except CfsError:
                 silent.append(name)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for node in self._view.map.nodes:
                 if node.state != NodeState.OUT:
                     nursery.start_soon(ask, node.node_id, node.name)

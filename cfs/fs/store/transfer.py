@@ -52,6 +52,7 @@ from cfs.fs.store.index import Entry
 from cfs.fs.store.jobs import Delete
 from cfs.net.handlers import Context, Handler
 from cfs.net.ports import Threads
+from cfs.net.tasks import open_tasks
 
 PAGE_ROWS = 2000
 PAGE_LOOKED_AT = 50_000
@@ -151,7 +152,7 @@ class Transfers:
                 except CfsError as error:
                     done[slot] = Fetched(error=str(error))
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for slot, wanted in enumerate(request.fragments):
                 nursery.start_soon(fetch, slot, wanted)
         return FetchReply(fragments=tuple(done))
