@@ -105,8 +105,9 @@ def storage_status(status, name):
 def settle(cluster, logical=0):
     """Wait until `logical` bytes are known and no small file is left in the metadata store.
 
-    What was written reaches the servers within a second of the write. Gives the status' bytes.
+    What this mount wrote is brought to the servers first. Gives the status' bytes.
     """
+    cfs("sync", cluster.mount)
 
     def settled():
         found = cluster.status()["bytes"]

@@ -38,7 +38,8 @@ def test_all_metadata_nodes_are_lost_and_restored(cluster, tmp_path):
     cluster.settle(seconds=20 * LENIENT)
     second = back_up(cluster, tmp_path / "bk")
     assert new_pieces(second) <= new_pieces(first)
-    assert new_pieces(back_up(cluster, tmp_path / "bk")) <= 1  # no more than the root group's
+    # of a dozen: the root group's, and those of shards that were still tidying up by themselves
+    assert new_pieces(back_up(cluster, tmp_path / "bk")) <= 4
     metas = cluster.nodes("meta")
     stop(cluster, *metas)
     for name in metas:
