@@ -24,10 +24,10 @@ from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
 from cfs.core.meta import access, attributes, change, namespace, renaming
 from cfs.core.meta.entries import check_name
-from cfs.fs.client.cache import Name, Node
 from cfs.fs.client.file import File
 from cfs.fs.client.ground import Ground, check_links, known
 from cfs.fs.client.lane import Lane
+from cfs.fs.client.nodes import Name, Node
 
 SPREAD_XATTR = b"user.cfs.spread"
 _HELD = Lease.READ | Lease.WRITE
@@ -49,7 +49,7 @@ class Ahead(Ground):
 
     def try_create(self, op: meta.Create) -> Attr | None:
         """See `create`."""
-        lane = self._ready((op.parent,))
+        lane = self._ready((op.parent, op.name))
         if lane is None:
             return None
         node = self._cache.node(op.parent)
@@ -100,7 +100,7 @@ class Ahead(Ground):
 
     def try_link(self, op: meta.Link) -> Attr | None:
         """See `link`."""
-        lane = self._ready((op.parent,))
+        lane = self._ready((op.parent, op.name))
         target = self._held(op.ino, lane) if lane is not None else None
         if lane is None or target is None:
             return None
@@ -139,7 +139,7 @@ class Ahead(Ground):
 
     def try_unlink(self, op: meta.Unlink) -> bool | None:
         """See `unlink`: True when it is removed."""
-        lane = self._ready((op.parent,))
+        lane = self._ready((op.parent, op.name))
         if lane is None:
             return None
         node = self._cache.node(op.parent)
@@ -158,7 +158,7 @@ class Ahead(Ground):
 
     def try_rmdir(self, op: meta.Rmdir) -> bool | None:
         """See `rmdir`: True when it is removed."""
-        lane = self._ready((op.parent,))
+        lane = self._ready((op.parent, op.name))
         if lane is None or op.name in _DOTS:
             return None
         node = self._cache.node(op.parent)
@@ -204,7 +204,7 @@ class Ahead(Ground):
         """See `rename`: True when it is moved."""
         if op.flags not in {0, renaming.NOREPLACE}:
             return None
-        lane = self._ready((op.parent, op.new_parent))
+        lane = self._ready((op.parent, op.name), (op.new_parent, op.new_name))
         if lane is None:
             return None
         old, new = self._cache.node(op.parent), self._cache.node(op.new_parent)

@@ -3,7 +3,8 @@
 One `Node` an inode. What a node says counts while its `modes` hold READ or WRITE and the session
 in its shard is trusted; a directory's lease covers its entries, present and absent. A directory
 listed from end to end under one lease is *complete*: a name it does not have is absent, and it can
-be listed from here.
+be listed from here. Of a large one that is delegated the oldest names are *folded*: what is folded
+is asked for again, what is not is absent still.
 
 The newest wins: attributes by their `version`, entries by the applied index `at` of the reply. A
 reply that crossed the end of a lease does not get in (`fences`). Bounded in nodes and entries;
@@ -23,49 +24,14 @@ import msgspec
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Held, Lease
-from cfs.core.ids import Ino, shard_of
 from cfs.core.meta import keys
+from cfs.core.meta.name_filter import NameFilter
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.session import Session
 
 _DATA = Lease.READ | Lease.WRITE
-UNKNOWN_COOKIE = 0
-
-
-class Name(msgspec.Struct, frozen=True, gc=False):
-    """What a directory says of a name; `ino` 0: absent."""
-
-    name: bytes
-    ino: int
-    kind: int
-    cookie: int
-    at: int
-
-
-class Node:
-    """What is known of an inode."""
-
-    __slots__ = (
-        "atime_ns", "attr", "complete", "entries", "epoch", "ino", "listing", "modes", "pins",
-        "shard", "xattr_names", "xattrs",
-    )  # fmt: skip
-
-    def __init__(self, ino: int) -> None:
-        self.ino = ino
-        self.shard = shard_of(Ino(ino))
-        self.attr: Attr | None = None
-        self.atime_ns = 0
-        """When a directory or symbolic link was last read here, if later than `attr` says."""
-        self.modes = 0
-        self.epoch = 0
-        """New whenever what was learnt is dropped: the same value means one continuous lease."""
-        self.pins = 0
-        self.entries: dict[bytes, Name] = {}
-        self.complete = False
-        self.listing: list[Name] | None = None
-        self.xattr_names: frozenset[bytes] | None = None
-        self.xattrs: dict[bytes, bytes] = {}
 
 
 class Cache:
@@ -122,14 +88,14 @@ class Cache:
         if node is None or not self.leased(node):
             return None
         found = node.entries.get(name)
-        if found is None and node.complete:
+        if found is None and node.complete and node.decides(name):
             return Name(name, 0, 0, UNKNOWN_COOKIE, 0)
         return found
 
     def listing(self, ino: int) -> list[Name] | None:
         """Give the entries of a directory in cookie order, if all are known and count now."""
         node = self._nodes.get(ino)
-        if node is None or not node.complete or not self.leased(node):
+        if node is None or not node.complete or node.folded or not self.leased(node):
             return None
         if node.listing is None:
             present = [n for n in node.entries.values() if n.ino]
@@ -205,9 +171,9 @@ class Cache:
 
     def set_name(self, node: Node, name: Name) -> None:
         """Take in what an operation carried out here made of a name."""
-        if name.name not in node.entries:
+        if node.entries.pop(name.name, None) is None:
             self._entries += 1
-        node.entries[name.name] = name
+        node.entries[name.name] = name  # the latest is the last
         node.listing = None
         if self._entries > self._entries_max:
             self._shrink()
@@ -285,11 +251,12 @@ class Cache:
         name = Name(entry.name, entry.ino, entry.kind, entry.cookie, at)
         self.learn_name(parent, name, token)
 
-    def complete(self, ino: int, token: int) -> None:
-        """Note that every entry was learnt since `token` was taken, under one lease."""
+    def complete(self, ino: int, token: int, folded: NameFilter | None = None) -> None:
+        """Note that every entry was learnt, or folded, since `token` was taken, under one lease."""
         node = self._nodes.get(ino)
         if node is not None and node.modes & _DATA and self._fences.passes(token, ino):
             node.complete = True
+            node.folded = folded or node.folded
 
     # --- losing
 
@@ -316,7 +283,7 @@ class Cache:
     def _clear(self, node: Node) -> None:
         self._entries -= len(node.entries)
         node.entries = {}
-        node.listing = None
+        node.listing = node.folded = None
         node.complete = False
         node.attr = None
         node.atime_ns = 0
@@ -336,10 +303,26 @@ class Cache:
         Where nodes in use leave it above the bound, it is tried again an eighth later, or by
         `tend`.
         """
-        self._push_out_oldest()
         limits = self._limits
+        if self._entries > limits.entries * 7 // 8:
+            self._fold()
+        self._push_out_oldest()
         self._nodes_max = max(limits.nodes, len(self._nodes) + limits.nodes // 8)
         self._entries_max = max(limits.entries, self._entries + limits.entries // 8)
+
+    def _fold(self) -> None:
+        """Fold the oldest names of large delegated directories, none of an operation in line."""
+        kept = self._limits.entries_unfolded
+        for node in self._nodes.values():
+            surplus = len(node.entries) - kept
+            if surplus < kept or not node.complete or not node.modes & Lease.WRITE:
+                continue
+            node.folded = node.folded or NameFilter()
+            for name in list(itertools.islice(node.entries, surplus)):
+                if node.entries.pop(name).ino:
+                    node.folded.add(name)
+            node.listing = None
+            self._entries -= surplus
 
     def _push_out_oldest(self) -> None:
         nodes_goal = self._limits.nodes * 7 // 8

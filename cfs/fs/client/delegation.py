@@ -4,7 +4,8 @@ A delegation is the WRITE lease on a directory: it comes with a directory made h
 when a client changes a directory for the second time that it has a READ lease on. A directory that
 was recalled is left alone for a while, longer each time, so that two clients at work in one do not
 take it from each other all the time. Entries are changed here only while all of them are known
-(`complete`): a directory taken is listed first, unless that would cost more than its use so far.
+(`complete`): a directory taken is listed first, unless that would cost more than its use so far; of
+a large one only a filter of its names is kept (`nodes.Node.folded`).
 
 Inode numbers for what is made here are reserved in the shard by the thousand.
 """
@@ -24,9 +25,11 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
-from cfs.fs.client.cache import Cache, Name, Node
+from cfs.core.meta.name_filter import NameFilter
+from cfs.fs.client.cache import Cache
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.nodes import Name, Node
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.session import Session
 from cfs.fs.client.writeback import Writeback
@@ -175,30 +178,39 @@ class Delegations:
                 self.keep(node.ino)
 
     async def _list(self, node: Node, deadline: float) -> None:
-        """Come to know every entry."""
+        """Come to know every entry; of a large directory just which names there are."""
         if node.attr is not None and not node.attr.size:
             node.complete = True
             return
         ino, cookie = node.ino, 0
+        large = node.attr is not None and node.attr.size > self._limits.entries_unfolded
+        folded = NameFilter() if large else None
         with self._writeback.request() as token:
             while True:
                 request = meta.ReadDir(
                     shard=node.shard, session=self._session.id, ino=ino, cookie=cookie,
-                    limit=PAGE_ENTRIES,
+                    limit=PAGE_ENTRIES, lease=not large,
                 )  # fmt: skip
                 reply: meta.ReadDirReply = await self._session.read(
                     node.shard, "meta.readdir", request, deadline=deadline
                 )
                 if not self._fences.passes(token, ino):
                     return
-                for entry, modes in zip(reply.entries, reply.leased, strict=True):
-                    self._cache.learn_entry(ino, entry, reply.at, token)
-                    if entry.attr is not None:
-                        self._cache.learn_attr(entry.attr, modes & Lease.READ, token)
+                if folded is not None:
+                    for entry in reply.entries:
+                        folded.add(entry.name)
+                else:
+                    self._learn_page(ino, reply, token)
                 if reply.end:
-                    self._cache.complete(ino, token)
+                    self._cache.complete(ino, token, folded)
                     return
                 cookie = reply.entries[-1].cookie
+
+    def _learn_page(self, ino: int, reply: meta.ReadDirReply, token: int) -> None:
+        for entry, modes in zip(reply.entries, reply.leased, strict=True):
+            self._cache.learn_entry(ino, entry, reply.at, token)
+            if entry.attr is not None:
+                self._cache.learn_attr(entry.attr, modes & Lease.READ, token)
 
     async def _know_xattrs(self, node: Node, deadline: float) -> None:
         """Learn the names of extended attributes: one of them spreads new directories."""

@@ -26,9 +26,9 @@ import trio
 from cfs.core.api.meta import Attr, Extent, ExtentKind, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.meta import extents
-from cfs.fs.client.cache import Node
 from cfs.fs.client.dirty import Dirty
 from cfs.fs.client.landing import Kept
+from cfs.fs.client.nodes import Node
 
 if TYPE_CHECKING:
     from cfs.fs.client.stream import Stream

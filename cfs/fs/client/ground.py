@@ -17,10 +17,11 @@ from cfs.core.errors import FsError
 from cfs.core.meta import change
 from cfs.core.meta.entries import NAME_BYTES_MAX
 from cfs.core.meta.links import NLINK_MAX
-from cfs.fs.client.cache import UNKNOWN_COOKIE, Cache, Name, Node
+from cfs.fs.client.cache import Cache
 from cfs.fs.client.delegation import Delegations
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.lane import Lane
+from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.session import Session
 from cfs.fs.client.writeback import Writeback
@@ -42,21 +43,25 @@ class Ground:
         self._delegations = delegations
         self._clock = clock
 
-    def _ready(self, parents: tuple[int, ...]) -> Lane | None:
-        """Give the lane for an operation in these directories now; None: wait or ask first."""
+    def _ready(self, *places: tuple[int, bytes]) -> Lane | None:
+        """Give the lane for an operation on these names now; None: wait or ask first.
+
+        A place is a directory and a name in it.
+        """
         delegations = self._delegations
         if delegations.failed:
-            for ino in parents:
+            for ino, _ in places:
                 error = delegations.failed.pop(ino, None)
                 if error is not None:
                     raise error
         shard = -1
-        for ino in parents:
+        for ino, name in places:
             node = delegations.here(ino)
-            if node is None or shard not in {-1, node.shard}:
+            if node is None or shard not in {-1, node.shard} or not node.decides(name):
                 return None
             shard = node.shard
         lane = self._session.trusted_lane(shard)
+        parents = tuple(ino for ino, _ in places)
         return lane if lane is not None and self._queue.admits(lane, parents) else None
 
     async def _prepare(self, parents: tuple[int, ...], deadline: float) -> bool:

@@ -22,10 +22,10 @@ from cfs.core.meta.extents import end_of
 from cfs.core.meta.files import SIZE_MAX
 from cfs.core.meta.xattrs import check_space
 from cfs.fs.client.attributes import access_list, xattrs_shown
-from cfs.fs.client.cache import Name
 from cfs.fs.client.contents import SYNCED, room_at
 from cfs.fs.client.landing import Landing
 from cfs.fs.client.listing import READDIR_ENTRIES, Directory, Listed
+from cfs.fs.client.nodes import Name
 from cfs.fs.client.paths import Paths
 
 

@@ -41,6 +41,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Inodes cached, each with a lease the server must track; some 6 KB each with all they hold."""
     entries: int = 65_536
     """Directory entries cached, absent names included (about 200 bytes each)."""
+    entries_unfolded: int = 8_192
+    """Of a large delegated directory: more than `queue_ops` operations, of two names each, name."""
     writable: int = 4_096
     """Closed files whose WRITE lease is kept: each is a record in the shard."""
     dirty: int = 64 * MIB

@@ -22,9 +22,9 @@ from cfs.core.errors import FsError
 from cfs.core.ids import Ino, shard_of
 from cfs.core.meta import access
 from cfs.core.meta.entries import NAME_BYTES_MAX
-from cfs.fs.client.cache import UNKNOWN_COOKIE, Name
 from cfs.fs.client.client import Client
 from cfs.fs.client.file import File
+from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

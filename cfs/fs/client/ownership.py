@@ -19,10 +19,11 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Lease
 from cfs.core.errors import CfsError, DeadlineExceeded
 from cfs.core.ids import Ino, shard_of
-from cfs.fs.client.cache import Cache, Node
+from cfs.fs.client.cache import Cache
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.file import File
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.nodes import Node
 from cfs.fs.client.session import Session
 
 _LOG = structlog.get_logger()

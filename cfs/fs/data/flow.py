@@ -137,13 +137,16 @@ class Flow:
         if self._error is not None:
             raise self._error
 
-    async def pack(self, sealed: Sequence[Sealed]) -> None:
-        """Store sealed chunks durably. Raises NoSpace."""
+    async def pack(
+        self, sealed: Sequence[Sealed], accept: Callable[[ChunkRef], bool] = lambda _ref: True
+    ) -> None:
+        """Store sealed chunks durably; what is there counts if `accept` says so. Raises NoSpace."""
         unique = list({chunk.chunk_id: chunk for chunk in sealed}.values())
         found = await self._engine.dedupe.find([c.chunk_id for c in unique], self._avoid)
         for chunk in unique:
             ref = found.get(chunk.chunk_id)
-            if ref is not None and (ref.raw, ref.key_version) == (chunk.raw, chunk.key_version):
+            same = ref is not None and (ref.raw, ref.key_version) == (chunk.raw, chunk.key_version)
+            if ref is not None and same and accept(ref):
                 self.refs[chunk.chunk_id] = ref
         missing = [chunk for chunk in unique if chunk.chunk_id not in self.refs]
         try:

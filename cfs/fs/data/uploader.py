@@ -112,14 +112,19 @@ class Uploader:
         assert not cuts
 
     async def pack(
-        self, sealed: Sequence[Sealed], *, avoid: Collection[bytes] = ()
+        self,
+        sealed: Sequence[Sealed],
+        *,
+        avoid: Collection[bytes] = (),
+        accept: Callable[[ChunkRef], bool] = lambda _ref: True,
     ) -> list[ChunkRef]:
         """Store chunks that are sealed already; give their references in order, durable.
 
-        Needs no key. Compaction names the segments it empties in `avoid`. Raises as `write`.
+        Needs no key. Compaction names the segments it empties in `avoid`; what is there already
+        counts only if `accept` says so. Raises as `write`.
         """
         flow = Flow(self._engine, avoid, repair=True)
-        await flow.pack(sealed)
+        await flow.pack(sealed, accept)
         return [flow.refs[chunk.chunk_id] for chunk in sealed]
 
     def inline(self, offset: int, data: Buffer) -> Extent:

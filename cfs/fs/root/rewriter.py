@@ -56,7 +56,11 @@ class Packs(Protocol):
     """`cfs.fs.data.uploader.Uploader`."""
 
     async def pack(
-        self, sealed: Sequence[Sealed], *, avoid: Collection[bytes] = ()
+        self,
+        sealed: Sequence[Sealed],
+        *,
+        avoid: Collection[bytes] = (),
+        accept: Callable[[ChunkRef], bool] = ...,
     ) -> list[ChunkRef]:
         """Store sealed chunks; give where each is, once durable."""
         ...
@@ -101,6 +105,7 @@ class Rewriter:
     async def run(self, job: Job, context: JobContext) -> dict[str, Any]:
         """Rewrite what has another form than the profile in force gives it."""
         await self._ready()
+        self._require_members()
         degraded = self._replica.degraded()
         epoch = get_counters(self._replica.state).epoch
         nodes = {r.node.node_id for r in self._replica.nodes()}
@@ -122,6 +127,13 @@ class Rewriter:
             await self._replica.propose(commands.Whole(epoch=degraded))
         context.total = context.done
         return {"segments": rewritten, "bytes": context.done}
+
+    def _require_members(self) -> None:
+        """Have the placer finish first: what is written to a short list takes another form."""
+        total = self._replica.cluster().profile.total
+        short = sum(len(record.members) < total for record in self._mover.lists())
+        if short:
+            raise Unavailable(f"{short} groups have fewer members than the profile needs")
 
     async def _old_segments(self, lists: dict[int, tuple[int, ...]]) -> list[Segment]:
         """List the segments of some groups that have another form, and that are referred to."""
@@ -148,8 +160,14 @@ class Rewriter:
         sealed = [chunk for of_segment in chunks.values() for chunk in of_segment]
         if not sealed:
             return 0
-        refs = await self._uploader.pack(sealed, avoid=frozenset(chunks))
-        self._require_form(refs)
+        # an attempt before this one may have left copies in another form: those do not count
+        refs = await self._uploader.pack(sealed, avoid=frozenset(chunks), accept=self._in_form)
+        if not all(map(self._in_form, refs)):
+            profile = self._replica.cluster().profile
+            raise Unavailable(
+                f"{profile.data}+{profile.parity} cannot be written now: nodes are missing, or "
+                "groups wait for members"
+            )
         by_id = {bytes(ref.chunk_id): ref for ref in refs}
         for name, of_segment in chunks.items():
             await self._switch(name, tuple({by_id[c.chunk_id] for c in of_segment}))
@@ -186,13 +204,9 @@ class Rewriter:
                 raise Unavailable("a new segment was collected meanwhile: again")
             raise error
 
-    def _require_form(self, refs: Iterable[ChunkRef]) -> None:
-        profile = self._replica.cluster().profile
-        for ref in refs:
-            if (ref.data, ref.parity) != _pair(form_of(ref.segment_length, profile)):
-                raise Unavailable(
-                    f"nodes are missing: {profile.data}+{profile.parity} cannot be written now"
-                )
+    def _in_form(self, ref: ChunkRef) -> bool:
+        form = form_of(ref.segment_length, self._replica.cluster().profile)
+        return (ref.data, ref.parity) == _pair(form)
 
 
 def form_of(length: int, profile: Profile) -> Profile:

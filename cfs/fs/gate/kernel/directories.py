@@ -17,9 +17,9 @@ from operator import attrgetter
 
 from cfs.core.api.meta import Caller
 from cfs.core.errors import FsError
-from cfs.fs.client.cache import Name
 from cfs.fs.client.files import Files
 from cfs.fs.client.listing import Listed
+from cfs.fs.client.nodes import Name
 from cfs.fs.gate.fuse_inodes import Inodes
 from cfs.fs.gate.invalidate import Invalidator
 from cfs.fs.gate.kernel import message

@@ -13,7 +13,9 @@ import trio
 
 from cfs.core.api.meta import Mutate
 from cfs.core.errors import FsError
+from cfs.core.ids import ROOT_INO
 from cfs.core.meta import read
+from cfs.core.meta.name_filter import NameFilter
 from cfs.fs.client.files import Files
 from tests.unit.fs.client.history import (
     ATTRIBUTES,
@@ -79,6 +81,63 @@ def test_clients_see_each_other_at_every_step(seed: int) -> None:
         clients = [await world.client(n, **EAGER) for n in ("a", "b")]
         await in_step(world, seed, 250, clients, none)
         assert any(r.chained for m, _, r in world.log if m == "meta.mutate")
+
+    run(scenario, seeds=1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_large_directories_are_delegated_with_most_of_their_names_folded(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"queue_ops": 1, "entries_unfolded": 2, "entries": 3}
+    folded: list[bytes] = []
+    add = NameFilter.add
+
+    def noted(names: NameFilter, name: bytes) -> None:
+        folded.append(name)
+        add(names, name)
+
+    monkeypatch.setattr(NameFilter, "add", noted)
+
+    async def scenario(world: World) -> None:
+        async def none(_rng: random.Random) -> None:
+            pass
+
+        clients = [await world.client(n, **EAGER, **small) for n in ("a", "b")[: 1 + seed % 2]]
+        await in_step(world, seed, 400, clients, none)
+        assert any(r.chained for m, _, r in world.log if m == "meta.mutate")
+
+    run(scenario, seeds=1)
+    assert folded
+
+
+def test_a_directory_too_large_for_the_cache_stays_delegated() -> None:
+    names = [b"n%d" % n for n in range(600)]
+
+    async def scenario(world: World) -> None:
+        files = await world.client("a", **EAGER, entries=80, entries_unfolded=20, queue_ops=8)
+        await files.getattr(ROOT_INO)
+        top = (await files.mkdir(ROOT_INO, b"top", 0o755)).ino
+        for name in names:
+            await files.mknod(top, name, 0o600)
+        assert world.calls("meta.mutate") < len(names) / 5
+        for name in names[::7]:
+            with pytest.raises(FsError):
+                await files.mknod(top, name, 0o600)
+            await files.rename(top, name, top, b"moved-" + name)
+        with pytest.raises(FsError):
+            await files.lookup(top, b"none")
+        handle = await files.opendir(top)
+        seen: list[bytes] = []
+        cookie = 0
+        while page := await files.readdir(handle, cookie):
+            seen += [e.name for e in page]
+            cookie = page[-1].cookie
+        moved = {b"moved-" + n for n in names[::7]}
+        assert sorted(seen) == sorted(moved | set(names) - set(names[::7]))
+        for name in seen:
+            await files.unlink(top, name)
+        await files.rmdir(ROOT_INO, b"top")
 
     run(scenario, seeds=1)
 

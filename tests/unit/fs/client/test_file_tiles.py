@@ -6,8 +6,8 @@ import pytest
 
 from cfs.core.api.meta import Attr, Extent, ExtentKind, Lease
 from cfs.core.meta import extents
-from cfs.fs.client.cache import Node
 from cfs.fs.client.file import File
+from cfs.fs.client.nodes import Node
 
 
 def chunk(offset, length):

@@ -468,6 +468,8 @@ def test_pack_needs_no_key_and_dedupes() -> None:
         assert await cluster.uploader(session=8, sealer=None).pack(sealed) == refs
         moved = await packer.pack(sealed, avoid={segment})
         assert segment not in {r.segment for r in moved}
+        anew = await packer.pack(sealed, accept=lambda _ref: False)
+        assert {r.segment for r in anew}.isdisjoint({segment, *(r.segment for r in moved)})
         assert await packer.pack([]) == []
 
     run(main)
