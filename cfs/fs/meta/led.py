@@ -28,7 +28,14 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Held, Lease
-from cfs.core.errors import Corrupt, NotLeader, Retryable, SessionExpired
+from cfs.core.errors import (
+    CfsError,
+    Corrupt,
+    NotLeader,
+    Retryable,
+    SessionExpired,
+    Unavailable,
+)
 from cfs.core.meta import commands, read
 from cfs.fs.meta.freezer import Freezer
 from cfs.fs.meta.host import Group
@@ -108,16 +115,48 @@ class LedShard:
 
     async def run(self, *workers: Callable[[LedShard], Awaitable[None]]) -> None:
         """Run what belongs to this term until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._forget_silent)
-            for worker in workers:
-                nursery.start_soon(worker, self)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._forget_silent)
+                for worker in workers:
+                    nursery.start_soon(worker, self)
+        finally:
+            self._nursery = None
 
-    def background(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
-        """Run something that nobody waits for, until this term ends."""
-        if self._nursery is not None:
-            self._nursery.start_soon(function, *args)
+    def background(self, function: Callable[..., Awaitable[None]], *args: Any) -> bool:
+        """Run something that nobody waits for, until this term ends; false: it has ended."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(function, *args)
+        return True
+
+    async def outliving(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Do something to its end, within this term, even if the request it is for is given up.
+
+        Gives its answer and raises its errors. Raises Unavailable when the term ended first.
+        """
+        done = trio.Event()
+        answers: list[Any] = []
+        errors: list[Exception] = []
+
+        async def run() -> None:
+            try:
+                answers.append(await function(*args))
+            except Exception as error:  # noqa: BLE001 - it is for whoever waits
+                errors.append(error)
+                if not isinstance(error, CfsError):
+                    _LOG.exception("background_failed", shard=self.shard)
+            finally:
+                done.set()
+
+        if self.background(run):
+            await done.wait()
+        for error in errors:
+            raise error
+        for answer in answers:
+            return answer
+        raise Unavailable(f"this node no longer leads shard {self.shard}")
 
     # --- proposing
 

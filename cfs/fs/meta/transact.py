@@ -118,23 +118,32 @@ class Transactions:
             assert isinstance(decided, results.Decided)
             if not decided.commit:
                 raise from_wire(decided.error) if decided.error else Locked("aborted", txid=txid)
-        except (CfsError, trio.Cancelled) as error:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
-                await self._abort(led, txid, prepared, error)
+        except trio.Cancelled as error:
+            led.background(self._abort, led, txid, prepared, error)
             raise
-        # decided: nothing may stop the parts from being finished, and others can do it, too
+        except CfsError as error:
+            await led.outliving(self._abort, led, txid, prepared, error)
+            raise
+        # decided: the parts are finished whoever still waits, by this node as long as it leads
         attrs = {(led.shard, i): a for i, a in enumerate(decided.attrs)}
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + STEP_S):
-            for shard in others:
-                finish = commands.TxnFinish(txid=txid, commit=True, token=prepared[shard])
-                finished = await self._command(shard, finish)
-                assert isinstance(finished, results.Finished)
-                attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
+        attrs |= await led.outliving(self._finish_parts, txid, prepared)
         found = [a for place in made.order if (a := attrs.get(place)) is not None]
         whole = len(found) == len(made.order)  # a part that others finished does not show them
         answer = OpResult(attrs=tuple(found) if whole else (), ino=new)
         led.background(self._forget, led, txid, others, answer)
         return answer
+
+    async def _finish_parts(
+        self, txid: bytes, prepared: dict[int, int]
+    ) -> dict[tuple[int, int], Attr]:
+        """Finish what was decided in the shards that prepared it; give the attributes by place."""
+        attrs = {}
+        for shard, token in prepared.items():
+            finish = commands.TxnFinish(txid=txid, commit=True, token=token)
+            finished = await self._command(shard, finish)
+            assert isinstance(finished, results.Finished)
+            attrs.update({(shard, i): a for i, a in enumerate(finished.attrs)})
+        return attrs
 
     async def _abort(
         self, led: LedShard, txid: bytes, prepared: dict[int, int], cause: BaseException
