@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STATE ?= .state
 MOUNT ?= mnt
 HOURS ?= 1
+SCENARIOS ?=
+SECONDS_EACH ?= 60
 
-.PHONY: up down setup packages test check bench acceptance clean man
+.PHONY: up down setup packages test check bench acceptance crash chaos clean man
 
 setup: packages $(VENV)/.installed
 
@@ -40,6 +42,16 @@ test: setup
 acceptance: setup
 	@sh packaging/packages.sh test
 	CFS_FULL_SIZE=1 $(BIN)/pytest tests/system
+
+# Crash consistency, every crash of every sequence: hours. Interrupted and begun again, it goes on.
+crash: $(VENV)/.installed
+	$(BIN)/python -m tests.crash --length 1 --progress .crash/one.jsonl
+	$(BIN)/python -m tests.crash --length 2 --progress .crash/two.jsonl
+
+# Faults on real processes in network namespaces, a minute each: make chaos SCENARIOS="partition kill"
+chaos: setup
+	@sh packaging/packages.sh test
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS_EACH) $(SCENARIOS)
 
 bench: setup
 	$(BIN)/python -m bench.run --state $(STATE) --mount $(MOUNT)

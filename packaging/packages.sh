@@ -3,7 +3,7 @@
 # there. Uses sudo when not root.
 set -eu
 packages="python3 python3-venv python3-dev gcc pkg-config libfuse3-dev fuse3"
-[ "${1:-}" = test ] && packages="$packages git make tar rsync acl attr dbench e2fsprogs mount iproute2 nftables"
+[ "${1:-}" = test ] && packages="$packages git make tar rsync acl attr dbench e2fsprogs mount iproute2 nftables xfsprogs"
 need=""
 for package in $packages; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || need="$need $package"

@@ -135,9 +135,9 @@ class Transactions:
 
     async def _finish_parts(
         self, txid: bytes, prepared: dict[int, int]
-    ) -> dict[tuple[int, int], Attr]:
+    ) -> dict[tuple[int, int], Attr | None]:
         """Finish what was decided in the shards that prepared it; give the attributes by place."""
-        attrs = {}
+        attrs: dict[tuple[int, int], Attr | None] = {}
         for shard, token in prepared.items():
             finish = commands.TxnFinish(txid=txid, commit=True, token=token)
             finished = await self._command(shard, finish)
