@@ -34,6 +34,14 @@ def crash(*arguments):
     return done.stdout
 
 
+def test_all_sequences_of_one_operation():
+    print(crash("--length", "1", "--one-kind"))
+
+
+def test_a_part_of_the_sequences_of_two_operations():
+    print(crash("--length", "2", "--cases", "0.02", "--share", "0.5", "--one-kind"))
+
+
 def judged(text, seen_after, *, acked, begun, settled=False):
     """Judge the state that the first operations of a sequence lead to."""
     case = Case.parse(text)
