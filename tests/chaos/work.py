@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.journal import Journal
-from tests.chaos.machines import Client
+from tests.chaos.machines import CFS, Client
 from tests.chaos.wires import sh
 from tests.sim.history import Op
 
@@ -69,7 +69,7 @@ class Work:
         if "bank" in self._kinds:
             for number in range(ACCOUNTS):
                 (top / f"bank/{number}").write_bytes(b"%08d" % START)
-        sh("sync", "-f", top)
+        sh(*CFS, "sync", top)
 
     def start(self) -> None:
         for thread in self._threads:

@@ -33,7 +33,8 @@ KINDS = ("client", "servers", "all")
 SETTLE_S = 1.0
 """What a client has done is durable after so long (DESIGN, section 6: the flush timer)."""
 HEAL_S = 60.0
-QUIET_S = 90.0
+QUIET_S = 150.0
+"""A silent session is forgotten after 60 s, an orphan that nobody told of found after 60 more."""
 LINE_MAX = 1500
 """A report fits into what a pipe takes at once."""
 CASE_S = 900

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.cluster import until
+from tests.system.cluster import cfs, until
 
 PAGE = 4096
 OLD, NEW, LATER = b"o", b"n", b"l"
@@ -45,7 +45,7 @@ def test_what_was_synced_through_a_map_is_there(cluster, crash):
     for base in bases.values():
         base.mkdir()
         (base / "file").write_bytes(OLD * 3 * PAGE)
-    subprocess.run(["sync", "-f", str(top)], check=True, timeout=60)
+    cfs("sync", top)
     writers = []
     try:
         for case, base in bases.items():
@@ -65,7 +65,7 @@ def test_what_was_synced_through_a_map_is_there(cluster, crash):
             writer.wait()
     cluster.up()
     if crash == "servers":
-        subprocess.run(["sync", "-f", str(top)], check=True, timeout=120)
+        cfs("sync", top)
     for case, base in bases.items():
         why = judge(case.split(), base, everything=crash == "servers")
         assert why is None, f"{case}, crash of {crash}: {why}"

@@ -11,7 +11,7 @@ import trio
 
 from cfs.core.errors import Retryable
 from cfs.core.meta import commands, read, results
-from cfs.fs.meta.led import LedShard
+from cfs.fs.meta.led import ORPHANS_MAX, LedShard
 
 _LOG = structlog.get_logger()
 
@@ -24,6 +24,8 @@ RESCAN_S = 30.0
 async def reap(led: LedShard) -> None:
     """Reclaim orphans for as long as the shard is led here."""
     await trio.sleep_until(led.recalls.term_over_at)
+    untold: set[int] = set()
+    rescan_at = trio.current_time() + RESCAN_S
     while True:
         led.reap = trio.Event()
         try:
@@ -33,8 +35,21 @@ async def reap(led: LedShard) -> None:
         except Retryable as error:
             _LOG.info("reap_failed", shard=led.shard, error=str(error))
             await trio.sleep(1)
-        with trio.move_on_after(RESCAN_S):
+        with trio.move_on_at(rescan_at):
             await led.reap.wait()
+        if trio.current_time() >= rescan_at:
+            untold = _rescan(led, untold)
+            rescan_at += RESCAN_S
+
+
+def _rescan(led: LedShard, before: set[int]) -> set[int]:
+    """Take in orphans that nobody told of: a request given up after it was proposed cannot.
+
+    Those alone that were there a rescan `before`, too: one just made may not be pinned yet.
+    """
+    untold = set(read.orphans(led.group.state, 0, ORPHANS_MAX)) - led.orphans
+    led.orphans.update(untold & before)
+    return untold
 
 
 def _trimming(led: LedShard) -> bool:

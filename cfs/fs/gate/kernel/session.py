@@ -64,6 +64,9 @@ LOCKS = Init.POSIX_LOCKS | Init.FLOCK_LOCKS
 
 _INIT_OUT = Struct("=IIIIHHIIHHIIH22x")
 _READING_ENDS = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.EBADF})
+_LOOKED_UP = frozenset({Opcode.OPEN, Opcode.READLINK})
+"""Where the inode went after its name was looked up: at ESTALE the kernel looks the name up again,
+so a name that others replace all the time is never absent."""
 _READING_GOES_ON = frozenset({errno.ENOENT, errno.EINTR})
 
 
@@ -233,6 +236,8 @@ class Session:
     def _refuse(self, opcode: int, unique: int, error: Exception) -> None:
         if isinstance(error, CfsError):
             number = errno_of(error)
+            if number == errno.ENOENT and opcode in _LOOKED_UP:
+                number = errno.ESTALE
             if number in LOUD:
                 _LOG.warning("fuse_error", operation=_name(opcode), error=str(error))
         else:

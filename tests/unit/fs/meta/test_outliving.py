@@ -7,7 +7,9 @@ import stat
 import trio
 import trio.testing
 
-from cfs.core.meta import commands
+from cfs.core.api import meta
+from cfs.core.meta import commands, read
+from cfs.fs.meta.reaper import RESCAN_S
 from tests.unit.fs.meta.test_service import Peer, World, create, run
 
 
@@ -70,3 +72,27 @@ def test_a_decided_operation_is_finished_though_nobody_waits_for_it():
         assert any(reply.entry for reply in listed)
 
     run(test)
+
+
+def test_an_inode_goes_though_the_request_that_removed_it_was_given_up():
+    async def test(world, a, _b):
+        state = world.groups[1].state
+        (made, _) = await world.mutate(a, 1, 0, create(1, b"f", stat.S_IFREG | 0o644))
+        await world.mutate(a, 1, 0, meta.Link(ino=made.ino, parent=1, name=b"g"))
+        plain = world.groups[1].propose
+
+        async def propose(entry):
+            answer = await plain(entry)
+            await trio.sleep(1)
+            return answer
+
+        world.groups[1].propose = propose
+        with trio.move_on_after(0.5):
+            both = [meta.Unlink(parent=1, name=name) for name in (b"f", b"g")]
+            await world.mutate(a, 1, 0, *both)
+        world.groups[1].propose = plain
+        assert read.orphans(state, 0, 10) == (made.ino,)
+        await trio.sleep(3 * RESCAN_S)
+        assert not read.orphans(state, 0, 10)
+
+    run(test, limit_s=120)

@@ -122,7 +122,7 @@ class World:
         return await self.ask(peer, "meta.lookup", request)
 
 
-def run(test):
+def run(test, limit_s=60):
     async def main():
         world = World()
         async with trio.open_nursery() as nursery:
@@ -131,7 +131,7 @@ def run(test):
             a, b = Peer("a"), Peer("b")
             await world.open(a, 1)
             await world.open(b, 2)
-            with trio.fail_after(60):
+            with trio.fail_after(limit_s):
                 await test(world, a, b)
             nursery.cancel_scope.cancel()
 

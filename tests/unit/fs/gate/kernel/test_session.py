@@ -152,6 +152,16 @@ def test_a_file_from_making_to_forgetting() -> None:
     run(scenario)
 
 
+def test_an_inode_that_went_after_its_name_was_looked_up_is_stale() -> None:
+    async def scenario(_world: World, kernel: Kernel, _operations: Any) -> None:
+        await kernel.ask(Opcode.INIT, init())
+        for opcode, error in ((Opcode.OPEN, errno.ESTALE), (Opcode.GETATTR, errno.ENOENT)):
+            asked = kernel.send(opcode, bytes(16), node=4711)
+            assert (await kernel.answer(asked))[0] == error
+
+    run(scenario)
+
+
 def test_listing_in_small_pages() -> None:
     async def scenario(_world: World, kernel: Kernel, operations: Any) -> None:
         names = {b"name%04d" % number for number in range(300)}
