@@ -1,9 +1,10 @@
 """The model: a tree with hard links, and what of a sequence may be there after a crash.
 
 Promises (DESIGN, section 1): what survives a client is a prefix of its namespace operations, in its
-order; of each file's data operations a prefix; and no namespace operation on a file without the
-data written to that file before it. What was synced is in both prefixes. An operation counts as a
-whole or not at all. When only servers go, the client repeats: everything is there.
+order; of each file's data operations a prefix; and no new name of a file (link, rename) without the
+data written to that file before it; a name that goes needs none. What was synced is in both
+prefixes. An operation counts as a whole or not at all. When only servers go, the client repeats:
+everything is there.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Tree:
         self.versions: dict[int, list[tuple[int, bytes]]] = {}
         """The bytes of every file: (operations done, bytes)."""
         self.touched: list[tuple[int, ...]] = []
-        """The inodes that each operation is about."""
+        """The inodes that each operation is about; last the one that it names."""
         self.kinds: list[str] = []
 
     # --- making
@@ -190,7 +191,7 @@ class Tree:
             raise Refused(new)
         del self.nodes[parent].entries[name]
         self.nodes[to].entries[new_name] = ino
-        return (parent, to, ino) if there is None else (parent, to, ino, there)
+        return (parent, to, ino) if there is None else (parent, to, there, ino)
 
     def _fsync(self, _number: int, path: str) -> tuple[int, ...]:
         self._file(path)
@@ -244,7 +245,7 @@ class Tree:
             synced = number < acked and (
                 kind == "sync" or (kind in ("fsync", "fdatasync") and about[0] == ino)
             )
-            named = number < count and kind in NAMES and ino in about
+            named = number < count and kind in ("link", "rename") and about[-1] == ino
             if synced or named:
                 low = number
         return low
