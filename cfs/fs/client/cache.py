@@ -15,6 +15,7 @@ Nodes in use (open, dirty) are never pushed out.
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Container
 from operator import attrgetter
@@ -70,6 +71,13 @@ class Cache:
         """Give the node of an inode if there is one."""
         return self._nodes.get(ino)
 
+    def use(self, ino: int) -> Node | None:
+        """Give the node of an inode if there is one, as one that is used now."""
+        node = self._nodes.get(ino)
+        if node is not None:
+            self._nodes.move_to_end(ino)
+        return node
+
     def leased(self, node: Node) -> bool:
         """Tell whether what `node` says counts now."""
         return bool(node.modes & _DATA) and self._session.trusted(node.shard)
@@ -107,6 +115,20 @@ class Cache:
                 node.entries.update((n.name, n) for n in present)
             node.listing = sorted(present, key=attrgetter("cookie"))
         return node.listing
+
+    def following(self, ino: int, name: Name, count: int) -> list[Name]:
+        """Give up to `count` entries after one, as a listing has them; as learnt, if folded."""
+        names = self.listing(ino)
+        if names is not None:
+            first = bisect_right(names, name.cookie, key=attrgetter("cookie"))
+            return names[first : first + count]
+        node = self._nodes.get(ino)
+        if node is None or not node.folded or not self.leased(node):
+            return []
+        rest = iter(node.entries.values())
+        if all(known.name != name.name for known in rest):
+            return []
+        return [known for known in itertools.islice(rest, count) if known.ino]
 
     # --- learning
 
@@ -180,7 +202,7 @@ class Cache:
 
     def grant_directory(self, ino: int, modes: int, token: int) -> bool:
         """Note a lease on a directory; False when it is not held (any more)."""
-        node = self._nodes.get(ino)
+        node = self.use(ino)
         if not self._fences.passes(token, ino):
             return False
         if modes & Lease.READ:

@@ -13,10 +13,8 @@ Inode numbers for what is made here are reserved in the shard by the thousand.
 from __future__ import annotations
 
 import stat
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
-from operator import attrgetter
 
 import structlog
 import trio
@@ -39,7 +37,7 @@ _LOG = structlog.get_logger()
 PAGE_ENTRIES = 1024
 USES_MAX = 65_536
 """Directories whose use or recall is remembered."""
-OWN_MAX = 64
+OWN_MAX = 256
 """Leases taken at once on the entries of a directory."""
 ENTRIES_A_USE = 16
 """A directory too large to be listed at once is when it has been changed this much."""
@@ -73,7 +71,7 @@ class Delegations:
 
     def mine(self, ino: int) -> Node | None:
         """Give the node of an inode that only this client may change now (trust apart)."""
-        node = self._cache.peek(ino)
+        node = self._cache.use(ino)
         if (
             node is None
             or not node.modes & Lease.WRITE
@@ -250,14 +248,10 @@ class Delegations:
             _LOG.debug("lease_not_taken", ino=there.ino, error=str(error))
 
     def _following(self, parent: int, there: Name, count: int) -> tuple[int, ...]:
-        names = self._cache.listing(parent) if count > 0 else None
-        if names is None:
-            return ()
         writeback = self._writeback
-        first = bisect_right(names, there.cookie, key=attrgetter("cookie"))
         shard = shard_of(Ino(parent))
         found: list[int] = []
-        for name in names[first : first + 2 * count]:
+        for name in self._cache.following(parent, there, 2 * count) if count > 0 else ():
             ino = name.ino
             if (
                 name.kind != stat.S_IFDIR
