@@ -95,7 +95,8 @@ class Work:
                     with worker.opened(kind):
                         getattr(worker, kind)()
                 except OSError as error:
-                    self._journal.errors[f"{kind} {errno.errorcode.get(error.errno or 0)}"] += 1
+                    name = errno.errorcode.get(error.errno or 0, "?")
+                    self._journal.errors[f"{kind} {worker.doing} {name}"] += 1
                     time.sleep(0.3)
                 except Over:
                     raise
@@ -121,6 +122,7 @@ class Worker:
         self._check = check
         self.fd = -1
         self.count = 0
+        self.doing = "open"
 
     @contextlib.contextmanager
     def opened(self, kind: str) -> Iterator[None]:
@@ -145,6 +147,7 @@ class Worker:
     def did(self, object_: str, kind: str, args: tuple[Any, ...], call: Callable[[], Any]) -> Op:
         """Do one operation and note its answer; errors are noted and raised."""
         op = self.journal.begin(self.life, object_, kind, *args)
+        self.doing = kind
         try:
             value = call()
         except OSError as error:
@@ -157,6 +160,7 @@ class Worker:
 
     def sync(self, object_: str, fd: int) -> None:
         mark = self.journal.mark(self.life, object_)
+        self.doing = "fsync"
         try:
             os.fsync(fd)
         except OSError:
