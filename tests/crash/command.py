@@ -26,6 +26,7 @@ from typing import Any
 
 from tests.crash.crash import KINDS, Choice, run_stem, to_pipe
 from tests.crash.table import Case, sequences
+from tests.sim.bugs import BUGS
 
 
 def main(arguments: list[str]) -> int:
@@ -55,6 +56,8 @@ def main(arguments: list[str]) -> int:
         kinds = tuple(chosen.kind or KINDS)
         return Choice(point=chosen.point, kinds=kinds, show=chosen.trace, keep=keep)
 
+    if chosen.bug:
+        BUGS[chosen.bug].apply()
     limit = time.monotonic() + 60 * chosen.minutes if chosen.minutes else None
     try:
         for report in run(cases, choice, at_once=chosen.jobs, limit=limit):
@@ -79,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, help="stop after so long")
     parser.add_argument("--progress", type=Path, help="keep what was done in this file")
     parser.add_argument("--trace", action="store_true", help="print every event after the crash")
+    parser.add_argument("--bug", choices=list(BUGS), help="switch a seeded bug on: it is found")
     parser.add_argument("--list", action="store_true", help="print the cases, run none")
     return parser
 

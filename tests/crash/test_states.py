@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.crash.model import Refused
 from tests.crash.table import Case, Op, fixed, sequences
 
@@ -24,14 +26,14 @@ def seed():
     return SEED or int(shown.stdout[:8] or "1", 16)
 
 
-def crash(*arguments):
-    """Run crashes; give what was said."""
+def crash(*arguments, finds=False):
+    """Run crashes; give what was said. `finds`: something must be found."""
     command = [sys.executable, "-m", "tests.crash", "--seed", str(seed()), *arguments]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=1800, env=environment, check=False
     )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+    assert done.returncode == int(finds), done.stdout[-8000:] + done.stderr[-4000:]
     return done.stdout
 
 
@@ -41,6 +43,17 @@ def test_all_sequences_of_one_operation():
 
 def test_a_part_of_the_sequences_of_two_operations():
     print(crash("--length", "2", "--cases", "0.02", "--share", "0.5", "--one-kind", "--seed", "11"))
+
+
+@pytest.mark.parametrize(
+    ("bug", "case"),
+    [
+        ("renamed_before_bytes", "near: append A/foo 200; rename A/foo A/new"),
+        ("fsync_without_flush", "near: append A/foo 200; fsync A/foo"),
+    ],
+)
+def test_seeded_bugs_are_found(bug, case):
+    assert "FOUND" in crash("--bug", bug, "--case", case, "--kind", "all", finds=True)
 
 
 def judged(text, seen_after, *, acked, begun, settled=False):
