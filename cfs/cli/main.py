@@ -21,6 +21,7 @@ from cfs.cli import (
     key,
     mount,
     node,
+    quota,
     remount,
     serve,
     snapshot,
@@ -49,6 +50,7 @@ app.add_typer(key.app, name="key")
 app.add_typer(admin.app, name="admin")
 app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(trash.app, name="trash")
+app.add_typer(quota.app, name="quota")
 app.command("undelete")(trash.undelete)
 app.command("clone")(clone.clone)
 app.command("mount")(mount.mount)

@@ -114,6 +114,8 @@ class MetaNode:
             ),
         )
 
+        self.leaders.serve(self.office.handlers)
+
     def _open(self, directory: Path) -> None:
         """Open log and state. Raises Corrupt, saying what to do."""
         process = self.process

@@ -79,7 +79,7 @@ def empty(
     ] = "0s",
 ) -> None:
     """Throw away for good what was removed in a directory and below."""
-    horizon_ns = time.time_ns() - _seconds(older) * 10**9
+    horizon_ns = time.time_ns() - seconds_of(older) * 10**9
     gone = 0
     for one in _below(directory):
         if one.removed_ns <= horizon_ns:
@@ -95,7 +95,7 @@ def keep(
     directory: Directory = ADMIN,
 ) -> None:
     """Say how long what is removed stays; what is older goes by itself."""
-    seconds = 0 if how_long == "none" else _seconds(how_long)
+    seconds = 0 if how_long == "none" else seconds_of(how_long)
     ask_admin(directory, "trash_keep", keep_s=seconds)
     typer.echo(
         f"keeps what is removed for {how_long}" if seconds else "what is removed goes at once"
@@ -170,7 +170,8 @@ def _entries(root: Path) -> Iterator[Entry]:
         yield Entry(held / name, path, said["removed_ns"], said["mode"], said["size"])
 
 
-def _seconds(text: str) -> int:
+def seconds_of(text: str) -> int:
+    """Read 7d, 12h, 30m or 90s. Raises ConfigurationError."""
     match = re.fullmatch(r"(\d+)([smhdw])", text.strip())
     if match is None:
         raise ConfigurationError(f"'{text}' is no time; write 7d, 12h, 30m or 90s")

@@ -44,6 +44,10 @@ class Attr(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """The access list, as far as the mode does not say it; see `core.meta.acl`."""
     default_acl: bytes = b""
     """Directories: the list that what is made in them inherits."""
+    project: int = 0
+    """The quota tree it belongs to, by the inode of its top; 0: none."""
+    charged: int = 0
+    """Files: the size that room was promised for; see `cfs.core.api.quota`."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

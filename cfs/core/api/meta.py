@@ -34,6 +34,7 @@ from cfs.core.api.locking import LockHolder as LockHolder
 from cfs.core.api.locking import LockKind as LockKind
 from cfs.core.api.locking import LockWait as LockWait
 from cfs.core.api.locking import LockWaitReply as LockWaitReply
+from cfs.core.api.quota import Charge as Charge
 from cfs.core.api.ranges import CopyRange as CopyRange
 from cfs.core.api.ranges import MakeOrphan as MakeOrphan
 from cfs.core.api.session import Empty as Empty
@@ -249,7 +250,8 @@ class Mutate(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     first_seq: int
     acked: int
     ops: tuple[Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit
-               | Acquire | Release | Lock | CopyRange | MakeOrphan | ReserveInos, ...]  # fmt: skip
+               | Acquire | Release | Lock | CopyRange | MakeOrphan | ReserveInos
+               | Charge, ...]  # fmt: skip
     caller: Caller = Caller()
     """Not looked at: operations carry their own. Older log entries and clients have it."""
     chained: bool = False
@@ -275,6 +277,8 @@ class MutateReply(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     at: int
     results: tuple[OpResult, ...]
+    limits: int = 0
+    """Version of the set of what is limited by quotas; 0: nothing ever was. See `GetLimits`."""
 
 
 # --- reads -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import insight, meta, moving, root, scrub, snapshots, store, trash
+from cfs.core.api import insight, meta, moving, quota, root, scrub, snapshots, store, trash
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -120,6 +120,9 @@ METHODS: tuple[Method, ...] = (
     _row(52, "meta.snapshot", snapshots.TakePart, _E, _metas, idempotent=True),
     _row(53, "meta.trash", trash.ListTrash, trash.ListTrashReply, _USERS, idempotent=True),
     _row(54, "meta.purge", trash.PurgeTrash, _E, _USERS, idempotent=True),
+    _row(55, "meta.limits", quota.GetLimits, quota.GetLimitsReply, _USERS, idempotent=True),
+    _row(56, "root.room", quota.MakeRoom, quota.MakeRoomReply, _metas, idempotent=True),
+    _row(57, "root.quota", quota.GetQuota, quota.GetQuotaReply, _USERS, idempotent=True),
     # storage
     _row(60, "store.put", store.PutFragment, _E, _writers | {_STORAGE}, idempotent=True),
     _row(61, "store.get", store.GetFragment, store.FragmentInfo, _ANY, idempotent=True),

@@ -19,7 +19,7 @@ from cfs.core.meta.records import Inode
 
 def born(
     now: int, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
-    target: bytes = b"", acl: bytes = b"", default_acl: bytes = b"",
+    target: bytes = b"", acl: bytes = b"", default_acl: bytes = b"", project: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Give the fields of a new inode with its first link (a directory: two)."""
     return {
@@ -41,6 +41,7 @@ def born(
         "target": target,
         "acl": acl,
         "default_acl": default_acl,
+        "project": project,
     }
 
 
@@ -92,7 +93,7 @@ def _keeps_mode(op: SetAttr) -> bool:
 
 
 def inherit(parent: Inode | Attr, op: Create | MakeOrphan) -> dict[str, Any]:
-    """Give mode, owner and access lists of a new inode.
+    """Give mode, owner, access lists and quota tree of a new inode.
 
     A setgid directory passes its group on, and itself to directories. A directory with a default
     access list gives what it makes that list instead of the umask, and directories the default too.
@@ -109,7 +110,10 @@ def inherit(parent: Inode | Attr, op: Create | MakeOrphan) -> dict[str, Any]:
             mode |= stat.S_ISGID
         elif mode & stat.S_ISGID and mode & stat.S_IXGRP and not _keeps_group(parent, op):
             mode &= ~stat.S_ISGID
-    return {"mode": mode, "uid": op.uid, "gid": gid, "acl": acl, "default_acl": default}
+    return {
+        "mode": mode, "uid": op.uid, "gid": gid, "acl": acl, "default_acl": default,
+        "project": parent.project,
+    }  # fmt: skip
 
 
 def _keeps_group(parent: Inode | Attr, op: Create | MakeOrphan) -> bool:
@@ -120,4 +124,5 @@ def _keeps_group(parent: Inode | Attr, op: Create | MakeOrphan) -> bool:
 def heritage(parent: Inode | Attr) -> bytes:
     """Name what a directory passes on: two that pass on the same have the same."""
     passed = parent.gid if parent.mode & stat.S_ISGID else -1
-    return passed.to_bytes(5, "big", signed=True) + parent.default_acl
+    tree = parent.project.to_bytes(8, "big") if parent.project else b""
+    return passed.to_bytes(5, "big", signed=True) + tree + parent.default_acl

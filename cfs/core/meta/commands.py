@@ -27,6 +27,8 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     DropSnapshot  Done              a snapshot is gone, or never will be
     SetTrash      Done              how long what is removed stays
     EmptyTrash    Emptied           what lay in the trash is orphaned
+    SetCaps       Capped            the shard's parts of quotas
+    MarkTree      Marked            a page of a directory belongs to a quota tree
 """
 
 from __future__ import annotations
@@ -55,12 +57,15 @@ from cfs.core.api.meta import (
     SetXattr,
     Unlink,
 )
+from cfs.core.api.quota import Charge
 from cfs.core.api.store import ChunkRef
 from cfs.core.errors import Malformed
 from cfs.core.meta.keeping import DropSnapshot as DropSnapshot
 from cfs.core.meta.keeping import EmptyTrash as EmptyTrash
 from cfs.core.meta.keeping import SetTrash as SetTrash
 from cfs.core.meta.keeping import TakeSnapshot as TakeSnapshot
+from cfs.core.meta.quota_commands import MarkTree as MarkTree
+from cfs.core.meta.quota_commands import SetCaps as SetCaps
 
 ClientOp: TypeAlias = (
     Create
@@ -78,6 +83,7 @@ ClientOp: TypeAlias = (
     | Lock
     | CopyRange
     | MakeOrphan
+    | Charge
 )
 
 
@@ -98,6 +104,8 @@ class Attach(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="at
     exchange: bool = False
     heritage: bytes = b""
     """What the new inode has inherited; the directory must still pass on just that. Empty: any."""
+    project: int = -1
+    """The quota tree the directory must be of. -1: any; so too below."""
 
 
 class Detach(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="detach"):
@@ -106,6 +114,7 @@ class Detach(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="de
     parent: int
     name: bytes
     ino: int
+    project: int = -1
 
 
 class MakeInode(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="make"):
@@ -117,6 +126,7 @@ class MakeInode(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
     gid: int
     acl: bytes = b""
     default_acl: bytes = b""
+    project: int = 0
 
 
 class Adjust(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="adjust"):
@@ -127,6 +137,7 @@ class Adjust(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="ad
     parent: int | None = None
     thrown_from: tuple[int, bytes] = (0, b"")
     """Directory and name that it loses, when it is being removed; see `trash`."""
+    project: int = -1
 
 
 class Empty(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="empty"):
@@ -351,6 +362,8 @@ Command: TypeAlias = (
     | DropSnapshot
     | SetTrash
     | EmptyTrash
+    | SetCaps
+    | MarkTree
 )
 
 

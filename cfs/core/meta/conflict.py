@@ -27,6 +27,7 @@ from cfs.core.api.meta import (
     SetXattr,
     Unlink,
 )
+from cfs.core.api.quota import Charge
 from cfs.core.ids import Ino, ShardId, shard_of
 from cfs.core.kv import Reader
 from cfs.core.meta import entries
@@ -58,7 +59,7 @@ def touched(kv: Reader, op: ClientOp) -> Touched:
             inos += [slot.ino for slot in (source, there) if slot is not None]
             names = [(op.parent, op.name), (op.new_parent, op.new_name)]
             return _make(op.parent, inos, names)
-        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | CopyRange():
+        case SetAttr() | SetXattr() | RemoveXattr() | Commit() | CopyRange() | Charge():
             return Touched((op.ino,), (), frozenset({shard_of(Ino(op.ino))}))
         case Acquire() | Lock():
             held = (op.ino, *op.more) if isinstance(op, Acquire) else ()

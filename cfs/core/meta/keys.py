@@ -27,6 +27,7 @@
     h key until4, H until4 key      what a key was before; see `versions`
     N inline8 ino8                  how many tiles of kept pages refer to an inline chunk
     y stamp8 ino8                   what lies in the trash, oldest first; see `trash`
+    q kind1 id8                     what a tree, user or group uses; see `quota`
     g epoch4                        deleted snapshot whose versions are still to be trimmed
     m                               the shard's own state
 
@@ -230,6 +231,11 @@ def version_ended(until: int, key: bytes) -> bytes:
 def trashed(stamp: int, ino: int) -> bytes:
     """Key of what lies in the trash since a stamp of the shard's clock."""
     return b"y" + stamp.to_bytes(8, "big") + ino.to_bytes(8, "big")
+
+
+def usage(kind: int, number: int) -> bytes:
+    """Key of what a tree, user or group uses."""
+    return b"q" + kind.to_bytes(1, "big") + number.to_bytes(8, "big")
 
 
 def kept_inline(inline_id: int, ino: int) -> bytes:

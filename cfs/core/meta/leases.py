@@ -8,6 +8,8 @@ leader; here a lease that another session still holds is only refused, with a re
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from cfs.core.api.meta import Acquire, Attr, Release
 from cfs.core.errors import Unavailable
 from cfs.core.kv import Reader
@@ -58,7 +60,11 @@ def grant(draft: Draft, session: int, ino: int) -> None:
 
 
 def revoke(draft: Draft, session: int, ino: int) -> None:
-    """Take WRITE away from its holder."""
+    """Take WRITE away from its holder, and what the file was promised with it."""
+    if draft.state.limits:
+        inode = draft.find(ino)
+        if inode is not None and inode.charged:
+            draft.set_inode(ino, replace(inode, charged=0))
     draft.delete(keys.lease(ino))
     draft.delete(keys.lease_of(session, ino))
 

@@ -13,7 +13,7 @@ import msgspec
 
 from cfs.core.api.meta import Attr, Create, Lease, Link, MakeOrphan, Rmdir, Unlink
 from cfs.core.errors import FsError
-from cfs.core.meta import access, change, leases, links, locks, trash
+from cfs.core.meta import access, change, leases, links, locks, quota, trash
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
 from cfs.core.meta.records import Inode
@@ -138,6 +138,11 @@ def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
     access.may_add(parent, op.caller)
     links.check_links(inode, op.ino)
     locks.check_ino_free(draft, op.ino)
+    if inode.project != parent.project:
+        if inode.nlink:
+            raise quota.crossing(op.ino)
+        # without a name it belongs nowhere yet
+        draft.set_inode(op.ino, msgspec.structs.replace(inode, project=parent.project))
     set_entry(draft, op.parent, op.name, op.ino, stat.S_IFMT(inode.mode))
     attr = links.change_links(draft, op.ino, 1, now=now)
     return attr, links.change_entries(draft, op.parent, entries=1, subdirectories=0, now=now)
@@ -146,12 +151,13 @@ def link(draft: Draft, op: Link) -> tuple[Attr, ...]:
 def new_inode(
     draft: Draft, *, mode: int, uid: int, gid: int, rdev: int = 0, parent: int = 0,
     target: bytes = b"", now: int = 0, acl: bytes = b"", default_acl: bytes = b"",
+    project: int = 0,
 ) -> Inode:  # fmt: skip
     """Make an inode with its first link (a directory: two), and count it."""
     draft.state.inodes += 1
     fields = change.born(
         now or draft.now, mode=mode, uid=uid, gid=gid, rdev=rdev, parent=parent, target=target,
-        acl=acl, default_acl=default_acl,
+        acl=acl, default_acl=default_acl, project=project,
     )  # fmt: skip
     return Inode(**fields, hlc=draft.now)
 

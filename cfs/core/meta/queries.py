@@ -15,7 +15,7 @@ from cfs.core.api.scrub import Chunk
 from cfs.core.errors import Malformed
 from cfs.core.ids import SEGMENT_ID_BYTES
 from cfs.core.kv import Reader, prefix_end
-from cfs.core.meta import check, keys, read
+from cfs.core.meta import check, keys, read, totals
 from cfs.core.meta.records import ENTRIES
 
 SEGMENTS_MAX = 4096
@@ -122,6 +122,7 @@ class Found(msgspec.Struct, frozen=True, array_like=True):
 Query = (
     Candidates | Unreferred | Referred | Referrers | Name | Names
     | check.EntryPage | check.InodePage | check.EntriesOf
+    | totals.UsageOf | totals.UsagePage | totals.CountPage
 )  # fmt: skip
 _QUERY: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Query)
 _SEGMENTS = msgspec.msgpack.Decoder(Segments)
@@ -272,4 +273,7 @@ _ANSWERS: dict[type, Callable[[Reader, Any], Any]] = {
     check.EntryPage: check.entry_rows,
     check.InodePage: check.inode_rows,
     check.EntriesOf: check.missing,
+    totals.UsageOf: totals.usage_of,
+    totals.UsagePage: totals.usage_page,
+    totals.CountPage: totals.count_page,
 }

@@ -59,6 +59,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Access lists; see `acl`."""
     trashed: int = 0
     """Stamp of its record in the trash; 0: it is not there."""
+    charged: int = 0
+    """A file: the size it was promised room for; see `quota`."""
 
     def attr(self, ino: int) -> Attr:
         """Show the inode as `stat` does."""
@@ -82,6 +84,8 @@ class Inode(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             target=self.target,
             acl=self.acl,
             default_acl=self.default_acl,
+            project=self.project,
+            charged=self.charged,
         )
 
 
@@ -247,6 +251,19 @@ class Trashed(msgspec.Struct, frozen=True, array_like=True):
     name: bytes
 
 
+class Usage(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a tree, user or group uses in this shard, and its part of the limits (-1: none)."""
+
+    bytes: int = 0
+    inodes: int = 0
+    held: int = 0
+    """Bytes promised to files beyond their size."""
+    promised: int = 0
+    """Inodes promised to transactions."""
+    cap_bytes: int = -1
+    cap_inodes: int = -1
+
+
 class State(msgspec.Struct, array_like=True, kw_only=True):
     """The shard's own counters; the only record changed in place, by the draft that owns it."""
 
@@ -282,6 +299,12 @@ class State(msgspec.Struct, array_like=True, kw_only=True):
     """How long what loses its last name stays in the trash; 0: it goes at once."""
     trashed: int = 0
     """Inodes in the trash."""
+    counted: int = 0
+    """Inodes up to this number count in their quotas."""
+    limits: int = 0
+    """Version of the set of what is limited; 0: nothing ever was."""
+    quota_term: int = 0
+    """Term of the root group whose leader last set caps; of older ones none is taken."""
 
 
 class Codec(Generic[RecordT]):
@@ -335,4 +358,5 @@ CONDEMNATION = Codec(Condemnation)
 DELETED = Codec(Deleted)
 TRIM = Codec(Trim)
 TRASHED = Codec(Trashed)
+USAGE = Codec(Usage)
 STATE = Codec(State)

@@ -14,7 +14,7 @@ import stat
 from cfs.core.api.meta import Attr, Rename
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO
-from cfs.core.meta import access, links, locks
+from cfs.core.meta import access, links, locks, quota
 from cfs.core.meta.draft import Draft, cross_shard
 from cfs.core.meta.entries import NAME_BYTES_MAX, RESERVED, find, remove_entry, require, set_entry
 from cfs.core.meta.namespace import check_empty, check_same, exists
@@ -77,6 +77,8 @@ def _move(draft: Draft, op: Rename, source: Slot, there: Slot | None, now: int) 
     crosses = op.parent != op.new_parent
     links.local(draft, source.ino)
     _check_allowed(draft, op, source, there)
+    if crosses:
+        _check_tree(draft, source.ino, op.parent, op.new_parent)
     if is_directory and crosses:
         _check_ancestry(draft, source.ino, op.parent, op.new_parent)
         locks.check_movable(draft, source.ino)
@@ -111,6 +113,8 @@ def _exchange(draft: Draft, op: Rename, source: Slot, there: Slot, now: int) -> 
     _check_allowed(draft, op, source, there)
     pairs = ((source, op.parent, op.new_parent), (there, op.new_parent, op.parent))
     for slot, old, new in pairs:
+        if old != new:
+            _check_tree(draft, slot.ino, old, new)
         if slot.kind == stat.S_IFDIR and old != new:
             _check_ancestry(draft, slot.ino, old, new)
             locks.check_movable(draft, slot.ino)
@@ -144,6 +148,10 @@ def _check_allowed(draft: Draft, op: Rename, source: Slot, there: Slot | None) -
             draft.inode(source.ino), None if there is None else links.local(draft, there.ino),
             crosses=op.parent != op.new_parent, exchange=bool(op.flags & EXCHANGE),
         )  # fmt: skip
+
+
+def _check_tree(draft: Draft, moved: int, old_parent: int, new_parent: int) -> None:
+    quota.check_move(draft.inode(moved), moved, draft.inode(old_parent), draft.inode(new_parent))
 
 
 def _check_ancestry(draft: Draft, moved: int, old_parent: int, new_parent: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cfs.core.api.meta import Attr, OpResult
+from cfs.core.api.quota import Domain
 from cfs.core.errors import CfsError, Malformed
 
 
@@ -106,6 +107,34 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="
     attrs: tuple[Attr | None, ...] = ()
 
 
+class CappedRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a domain uses in a shard and is promised, and its caps there."""
+
+    domain: Domain
+    bytes: int
+    inodes: int
+    held: int
+    promised: int
+    cap_bytes: int
+    cap_inodes: int
+
+
+class Capped(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="capped"):
+    """How it is now, in the order of the caps."""
+
+    rows: tuple[CappedRow, ...]
+
+
+class Marked(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="marked"):
+    """How many inodes were marked; `ino`, if any, is to be marked next, before going on there."""
+
+    marked: int
+    end: bool
+    ino: int = 0
+    hash58: int = 0
+    slot: int = -1
+
+
 Result: TypeAlias = (
     Failed
     | Done
@@ -121,6 +150,8 @@ Result: TypeAlias = (
     | Prepared
     | Decided
     | Finished
+    | Capped
+    | Marked
 )
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -36,6 +36,7 @@ from cfs.core.api.meta import (
     SetXattr,
     Unlink,
 )
+from cfs.core.api.quota import Charge
 from cfs.core.errors import (
     CfsError,
     Corrupt,
@@ -52,6 +53,7 @@ from cfs.core.meta import (
     files,
     keys,
     leases,
+    limiting,
     namespace,
     renaming,
     xattrs,
@@ -90,6 +92,7 @@ _APPLY: dict[type[Any], Callable[[Draft, int, Any], tuple[Attr, ...]]] = {
     Lock: file_locks.apply,
     CopyRange: copying.copy,
     MakeOrphan: namespace.make_orphan,
+    Charge: limiting.charge,
 }
 
 
@@ -219,6 +222,7 @@ def _apply(draft: Draft, session: int, seq: int, op: ClientOp) -> OpResult:
         else:
             result = OpResult(attrs=_APPLY[type(op)](draft, session, op))
         draft.put(key, ANSWER.encode(result, since))
+        draft.enforced = True
         draft.commit()
     except (Retryable, Corrupt):
         raise

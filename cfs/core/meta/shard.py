@@ -18,10 +18,12 @@ from cfs.core.ids import ROOT_INO, serial_of
 from cfs.core.kv import Writer
 from cfs.core.meta import (
     collection,
+    limiting,
     mending,
     namespace,
     orphans,
     packing,
+    quota,
     relocation,
     sessions,
     transactions,
@@ -39,12 +41,14 @@ from cfs.core.meta.commands import (
     EmptyTrash,
     ExpireSession,
     InitShard,
+    MarkTree,
     Mend,
     OpenSession,
     Pack,
     Reclaim,
     Refuse,
     Relocate,
+    SetCaps,
     SetTrash,
     Standing,
     TakeSnapshot,
@@ -83,6 +87,7 @@ class Shard:
             else:
                 results.append(_run(draft, one))
         trimming.step(draft)
+        quota.step(draft)
         versions.step(draft)
         draft.close()
         return results
@@ -90,6 +95,8 @@ class Shard:
 
 def init(draft: Draft, command: InitShard) -> Done:
     """Apply `InitShard`."""
+    if not draft.state.inodes and not draft.state.serial:
+        draft.state.counted = quota.ALL  # as they are made
     if draft.is_local(ROOT_INO):
         draft.state.serial = max(draft.state.serial, serial_of(ROOT_INO))
         if command.root and draft.find(ROOT_INO) is None:
@@ -123,6 +130,8 @@ _RUN: dict[type[Any], Callable[[Draft, Any], Any]] = {
     Withdraw: collection.withdraw,
     Standing: lambda draft, command: collection.standing(draft, command.round),
     Collected: collection.collected,
+    SetCaps: limiting.set_caps,
+    MarkTree: limiting.mark,
     TxnPrepare: transactions.prepare,
     TxnDecide: transactions.decide,
     TxnFinish: transactions.finish,

@@ -5,7 +5,7 @@ locks a step needs; `release` drops them; `apply` makes the change, which the lo
 possible. What each holds:
 
     Attach, Detach   the name; a pin on the directory
-    MakeInode        nothing: its number is unknown to anyone
+    MakeInode        room in its quotas: its number is unknown to anyone
     Adjust           the inode
     Empty            the inode, shut: no entry comes in
     Stay             a pin on the directory and on its parent
@@ -19,11 +19,11 @@ import stat
 from typing import assert_never
 
 from cfs.core.errors import FsError, Unavailable
-from cfs.core.meta import change, keys, links, locks, namespace, trash
+from cfs.core.meta import change, keys, limiting, links, locks, namespace, trash
 from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, MakeInode, RenameLock, Stay, Step
 from cfs.core.meta.draft import Draft
 from cfs.core.meta.entries import check_name, find, remove_entry, require, set_entry
-from cfs.core.meta.records import Lock, Pin
+from cfs.core.meta.records import Inode, Lock, Pin
 from cfs.core.meta.renaming import check_kinds
 
 
@@ -57,6 +57,7 @@ def hold(draft: Draft, txid: bytes, coordinator: int, step: Step) -> int:
             locks.take(draft, keys.name_lock(step.parent, step.name), lock)
             locks.pin(draft, step.parent, Pin(txid, coordinator, stay=False))
         case MakeInode():
+            limiting.hold(draft, step.project, step.uid, step.gid, 1)
             return draft.new_ino()
         case Adjust():
             locks.take(draft, keys.ino_lock(step.ino), lock)
@@ -78,7 +79,7 @@ def release(draft: Draft, txid: bytes, step: Step) -> None:
             locks.drop(draft, keys.name_lock(step.parent, step.name), txid)
             locks.unpin(draft, step.parent, txid)
         case MakeInode():
-            pass
+            limiting.hold(draft, step.project, step.uid, step.gid, -1)
         case Adjust() | Empty():
             locks.drop(draft, keys.ino_lock(step.ino), txid)
         case Stay():
@@ -104,7 +105,7 @@ def apply(draft: Draft, step: Step, made: int) -> int | None:
         case MakeInode():
             inode = namespace.new_inode(
                 draft, mode=step.mode, uid=step.uid, gid=step.gid, parent=step.parent,
-                acl=step.acl, default_acl=step.default_acl,
+                acl=step.acl, default_acl=step.default_acl, project=step.project,
             )  # fmt: skip
             draft.set_inode(made, inode)
             return made
@@ -141,12 +142,13 @@ def _check_attach(draft: Draft, step: Attach) -> None:
         check_kinds(step.kind, there.kind, step.name)
     if step.heritage and step.heritage != change.heritage(parent):
         raise _changed(f"what directory {step.parent} passes on")
+    _check_project(parent, step.project, step.parent)
     if step.kind == stat.S_IFDIR and (there is None or there.kind != stat.S_IFDIR):
         links.check_links(parent, step.parent)
 
 
 def _check_detach(draft: Draft, step: Detach) -> None:
-    links.directory(draft, step.parent)
+    _check_project(links.directory(draft, step.parent), step.project, step.parent)
     locks.check_name_free(draft, step.parent, step.name)
     if require(draft, step.parent, step.name).ino != step.ino:
         raise _changed(f"{step.name!r} in directory {step.parent}")
@@ -167,6 +169,7 @@ def _check_stay(draft: Draft, step: Stay) -> None:
 
 def _check_adjust(draft: Draft, step: Adjust) -> None:
     inode = links.local(draft, step.ino)
+    _check_project(inode, step.project, step.ino)
     if not inode.nlink and step.nlink_delta <= 0:
         raise FsError(errno.ENOENT, f"inode {step.ino} is removed")
     is_directory = stat.S_ISDIR(inode.mode)
@@ -182,6 +185,11 @@ def _check_adjust(draft: Draft, step: Adjust) -> None:
     if not is_directory:
         raise FsError(errno.ENOTDIR, f"inode {step.ino} is not a directory")
     locks.check_movable(draft, step.ino)
+
+
+def _check_project(inode: Inode, expected: int, ino: int) -> None:
+    if expected not in {-1, inode.project}:
+        raise _changed(f"the quota tree of inode {ino}")
 
 
 def _attach(draft: Draft, step: Attach) -> int:

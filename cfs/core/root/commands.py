@@ -18,6 +18,8 @@ from cfs.core.root.command import Command
 from cfs.core.root.notes import CloseFindings as CloseFindings
 from cfs.core.root.notes import NoteEvent as NoteEvent
 from cfs.core.root.notes import NoteFindings as NoteFindings
+from cfs.core.root.quotas import ForgetQuota as ForgetQuota
+from cfs.core.root.quotas import PutQuota as PutQuota
 from cfs.core.root.records import CertificateRecord
 from cfs.core.root.snapshot_commands import BeginSnapshot as BeginSnapshot
 from cfs.core.root.snapshot_commands import DeleteSnapshot as DeleteSnapshot
@@ -353,7 +355,7 @@ AnyCommand = (
     | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
     | TurnMoves | EndMoves
     | BeginSnapshot | SettleSnapshot | DeleteSnapshot | ForgetSnapshot | SetSchedule
-    | KeepTrash
+    | KeepTrash | PutQuota | ForgetQuota
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -20,7 +20,18 @@ import msgspec
 from cfs.core.api.cluster import Node, NodeState, Role, ShardPlacement
 from cfs.core.errors import CfsError, Malformed, NotFound, Refused, Retryable
 from cfs.core.kv import Reader, Writer
-from cfs.core.root import commands, events, findings, jobs, moves, nodes, records, rounds, snapshots
+from cfs.core.root import (
+    commands,
+    events,
+    findings,
+    jobs,
+    moves,
+    nodes,
+    quotas,
+    records,
+    rounds,
+    snapshots,
+)
 from cfs.core.root.commands import Result
 from cfs.core.root.records import (
     CertificateRecord,
@@ -348,4 +359,6 @@ _APPLY: dict[type, Any] = {
     commands.ForgetSnapshot: snapshots.forget,
     commands.SetSchedule: snapshots.schedule,
     commands.KeepTrash: snapshots.keep_trash,
+    commands.PutQuota: quotas.put,
+    commands.ForgetQuota: quotas.forget,
 }

@@ -20,6 +20,7 @@ with a default). Keys, all big endian:
     "h" epoch u32             SnapshotRecord
     "H" inode u64             ScheduleRecord    of the directory of that inode
     "y"                       TrashRecord
+    "q" kind u8 id u64        QuotaRecord       see `quotas`
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A client was given a session: data may exist from then on."""
     next_job: int = 1
     next_snapshot: int = 1
+    quota_version: int = 0
+    """Of the set of what is limited by quotas."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -43,6 +43,7 @@ class Ahead(Ground):
         """Make what `op` says. Raises as `Create`."""
         made = self.try_create(op)
         if made is None and await self._prepare((op.parent,), deadline):
+            await self._quotas.learn(self._cache.node(op.parent).shard, deadline)
             await self._delegations.reserve(self._cache.node(op.parent).shard, deadline)
             made = self.try_create(op)
         return made
@@ -60,6 +61,8 @@ class Ahead(Ground):
             raise FsError(errno.EEXIST)
         kind = namespace.check_new(op)
         access.may_make(directory, op)
+        if not self._quotas.may_make(node.shard, directory, op):
+            return None
         is_directory = kind == stat.S_IFDIR
         if is_directory:
             if op.parent == ROOT_INO or node.xattr_names is None:
@@ -116,7 +119,7 @@ class Ahead(Ground):
             return None
         access.may_add(known(node), op.caller)
         check_links(attr)
-        if not self._in_line(op.ino):
+        if attr.project != known(node).project or not self._in_line(op.ino):
             return None
         now = self._clock.time_ns()
         self._put(lane, replace(op, time_ns=now), (op.parent, op.ino))
@@ -217,6 +220,8 @@ class Ahead(Ground):
         moved = self._held(source.ino, lane)
         if moved is None or (is_directory and old is not new):
             return None
+        if old is not new and not known(old).project == known(new).project == known(moved).project:
+            return None
         replaced = None if there is None else self._replaceable(source, there, lane)
         if op.caller is not None and (there is None or replaced is not None):
             access.may_rename(
@@ -277,6 +282,9 @@ class Ahead(Ground):
         attr = known(node)
         attributes.check(attr, op)
         file = self._writeback.files.get(op.ino)
+        charged = 0 if file is None else file.charged
+        if not self._quotas.may_set(node.shard, attr, op, charged):
+            return None
         if op.size is None:
             # mode and times of a large file need not wait for its upload: what is not committed
             # yet carries the time that is set here

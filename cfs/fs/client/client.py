@@ -25,6 +25,7 @@ from cfs.fs.client.landing import Landing
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.ports import Calls, Fetches, Kernel, MapView, Uploads
 from cfs.fs.client.queue import Queue
+from cfs.fs.client.quotas import Quotas
 from cfs.fs.client.router import Router, new_session
 from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
@@ -98,6 +99,7 @@ class Client:
             tell_kernel=self._tell_kernel,
         )
         self.queue.keeper = self.delegations
+        self.quotas = Quotas(self.session, self.writeback)
         self.ahead = Ahead(
             session=self.session,
             fences=self.fences,
@@ -105,6 +107,7 @@ class Client:
             writeback=self.writeback,
             queue=self.queue,
             delegations=self.delegations,
+            quotas=self.quotas,
             clock=clock,
         )
         self.recalling = self.writeback.recalling
@@ -121,6 +124,7 @@ class Client:
         await self.session.start(nursery, session)
         self.writeback.start(nursery)
         self.space.start(nursery)
+        self.quotas.start(nursery)
         nursery.start_soon(self._tell_end)
         nursery.start_soon(self._tend)
 

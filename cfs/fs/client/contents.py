@@ -160,7 +160,10 @@ class Contents(Attributes):
     # --- writing
 
     async def write(self, fh: int, offset: int, data: bytes | Kept) -> int:
-        """Buffer bytes; give their count. O_APPEND ignores `offset`. Raises ENOSPC, EFBIG, EIO."""
+        """Buffer bytes; give their count. O_APPEND ignores `offset`.
+
+        Raises ENOSPC, EDQUOT, EFBIG, EIO.
+        """
         client = self.client
         handle = self.handle(fh)
         file = handle.file
@@ -171,8 +174,8 @@ class Contents(Attributes):
             self.report(handle)
         if not count:
             return 0
-        if not self._may_write(file, count):
-            await self._make_way(file, count)
+        if not self._may_write(handle, offset, count):
+            await self._make_way(handle, offset, count)
         # nothing waits from here on: the lease that was checked is the one written under
         if handle.flags & _APPEND:
             offset = file.size
@@ -184,19 +187,22 @@ class Contents(Attributes):
             await self.fsync(fh)
         return count
 
-    def _may_write(self, file: File, count: int) -> bool:
+    def _may_write(self, handle: Handle, offset: int, count: int) -> bool:
         client = self.client
+        file = handle.file
         return (
             client.writeback.writable(file)
             and client.session.trusted(file.node.shard)
             and client.buffer.admits(count)
             and client.space.admits(count)
+            and client.quotas.admits(file, _end(handle, offset, count))
         )
 
-    async def _make_way(self, file: File, count: int) -> None:
+    async def _make_way(self, handle: Handle, offset: int, count: int) -> None:
         client = self.client
+        file = handle.file
         deadline = client.deadline()
-        while not self._may_write(file, count):
+        while not self._may_write(handle, offset, count):
             if trio.current_time() >= deadline:
                 raise FsError(errno.ETIMEDOUT)
             if not client.session.trusted(file.node.shard):
@@ -206,6 +212,8 @@ class Contents(Attributes):
             elif not client.buffer.admits(count):
                 with trio.move_on_at(deadline):
                     await client.buffer.wait()
+            elif not client.quotas.admits(file, _end(handle, offset, count)):
+                await client.quotas.make_room(file, _end(handle, offset, count), deadline)
             elif not await client.space.check(count):
                 raise FsError(errno.ENOSPC)
 
@@ -362,6 +370,12 @@ class Contents(Attributes):
             await self.client.fetches.prefetch(tiles)
         except CfsError:
             return  # whoever reads the bytes meets the error
+
+
+def _end(handle: Handle, offset: int, count: int) -> int:
+    """Give where a write ends."""
+    start = handle.file.size if handle.flags & _APPEND else offset
+    return min(start + count, SIZE_MAX)
 
 
 def room_at(offset: int) -> int:

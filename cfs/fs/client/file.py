@@ -47,7 +47,8 @@ class File:
     """State of an inode that is open, dirty, or write-leased."""
 
     __slots__ = (
-        "acquiring", "ahead_until", "atime_ns", "base_size", "base_version", "changes", "dirty",
+        "acquiring", "ahead_until", "atime_ns", "base_size", "base_version", "changes", "charged",
+        "dirty",
         "dirty_since", "error", "error_count", "flush_after", "flush_lock", "flushing",
         "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "stream",
         "tiles", "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
@@ -67,6 +68,8 @@ class File:
         self.base_version = 0
         self.base_size = 0
         """Of what is committed, known under the WRITE lease; set wherever `base_version` is."""
+        self.charged = 0
+        """The size up to which the shard has promised room under the WRITE lease: see `quotas`."""
         self.version = 0
         """Of the newest attributes that an own commit or size change was answered with."""
         self.changes = 0
@@ -110,6 +113,7 @@ class File:
             self.size = attr.size
             self.mtime_ns = attr.mtime_ns
         self.base_version, self.base_size = attr.data_version, attr.size
+        self.charged = attr.charged
         self.version = max(self.version, attr.version)
         return not lost
 

@@ -23,6 +23,7 @@ from cfs.fs.client.fences import Fences
 from cfs.fs.client.lane import Lane
 from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.queue import Queue
+from cfs.fs.client.quotas import Quotas
 from cfs.fs.client.session import Session
 from cfs.fs.client.writeback import Writeback
 from cfs.net.ports import WallClock
@@ -33,7 +34,7 @@ class Ground:
 
     def __init__(
         self, *, session: Session, fences: Fences, cache: Cache, writeback: Writeback,
-        queue: Queue, delegations: Delegations, clock: WallClock,
+        queue: Queue, delegations: Delegations, quotas: Quotas, clock: WallClock,
     ) -> None:  # fmt: skip
         self._session = session
         self._fences = fences
@@ -41,6 +42,7 @@ class Ground:
         self._writeback = writeback
         self._queue = queue
         self._delegations = delegations
+        self._quotas = quotas
         self._clock = clock
 
     def _ready(self, *places: tuple[int, bytes]) -> Lane | None:

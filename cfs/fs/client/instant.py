@@ -268,7 +268,7 @@ class Instant(Paths):
         if not count:
             return 0
         flags = handle.flags
-        if flags & SYNCED or not self._may_write(file, count):
+        if flags & SYNCED or not self._may_write(handle, offset, count):
             return None
         if flags & os.O_APPEND:
             offset = file.size

@@ -79,6 +79,16 @@ class Session:
         state = self._shards.get(shard)
         return 0.0 if state is None else max(0.0, state.trust_until - trio.current_time())
 
+    def limits(self, shard: int) -> int:
+        """Give the version of what is limited in a shard; 0: nothing, -1: it is not known."""
+        state = self._shards.get(shard)
+        return -1 if state is None else state.limits
+
+    def heard_limits(self, shard: int, version: int) -> None:
+        """Note the version of what is limited in a shard."""
+        state = self._shards[shard]
+        state.limits = max(state.limits, version)
+
     async def ensure(self, shard: int, deadline: float) -> ShardSession:
         """Return once leases in `shard` are trusted. Raises DeadlineExceeded."""
         state = self._shards.get(shard) or self._enter(shard)
@@ -197,6 +207,7 @@ class Session:
                     _LOG.warning("mutation_repeat", shard=shard, seq=request.first_seq)
                 else:
                     assert isinstance(reply, meta.MutateReply)
+                    state.limits = max(state.limits, reply.limits)
                     if any(r.error and r.error[0] == SessionExpired.code for r in reply.results):
                         await self._open(state, deadline, state.trust_until, expired=True)
                     return reply

@@ -13,7 +13,7 @@ class ShardSession:
     """The session in one shard."""
 
     __slots__ = (
-        "data", "drops", "names", "opening", "parting", "shard", "term_s", "trust_until",
+        "data", "drops", "limits", "names", "opening", "parting", "shard", "term_s", "trust_until",
     )  # fmt: skip
 
     def __init__(self, shard: int, data: Lane, names: Lane) -> None:
@@ -21,6 +21,8 @@ class ShardSession:
         self.data = data
         self.names = names
         self.term_s = 0.0
+        self.limits = -1
+        """Version of what is limited by quotas, as last heard; see `quotas`."""
         self.trust_until = -math.inf
         self.opening = trio.Lock()
         self.drops: dict[int, int] = {}

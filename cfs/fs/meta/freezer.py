@@ -68,7 +68,7 @@ class Freezer:
         return request.chained or any(
             isinstance(op, meta.Release)
             or (
-                isinstance(op, meta.Commit | meta.SetAttr | meta.CopyRange)
+                isinstance(op, meta.Commit | meta.SetAttr | meta.CopyRange | meta.Charge)
                 and read.write_lease(state, op.ino) == session
             )
             for op in request.ops
@@ -103,6 +103,14 @@ class Freezer:
             _, (result,) = await self._propose(commands.TakeSnapshot(epoch=epoch))
         if isinstance(result, results.Failed):
             raise from_wire(result.error)
+
+    async def limit(self, command: commands.SetCaps) -> results.Result:
+        """Set caps in a shard that is stopped for it. Raises Refused."""
+        async with self._marking:
+            if not self._holds(command.epoch):
+                raise Refused("the shard was not held still long enough; try again")
+            _, (result,) = await self._propose(command)
+        return result  # type: ignore[no-any-return]
 
     def _holds(self, epoch: int) -> bool:
         return self.epoch == epoch and self._stopped

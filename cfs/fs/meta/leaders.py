@@ -47,8 +47,12 @@ class Leaders:
         self._node = node
         self._pool = pool
         self._map = cluster_map
-        self._handlers = handlers
+        self._handlers = dict(handlers)
         self._known: dict[int, int] = {}
+
+    def serve(self, handlers: Mapping[str, Handler]) -> None:
+        """Call these too without a connection, when this node leads."""
+        self._handlers |= handlers
 
     async def call(self, group: int, method: str, request: Any, *, timeout_s: float) -> Any:
         """Call the leader of `group` until it answers; retries what is `Retryable`.

@@ -44,6 +44,7 @@ from cfs.fs.meta.leases import FORGET_S, TERM_MS, LeaseTable, Session
 from cfs.fs.meta.lock_graph import Circles
 from cfs.fs.meta.lock_queue import LockQueue
 from cfs.fs.meta.recalls import Recalls
+from cfs.fs.meta.rooms import Rooms
 from cfs.net.ports import WallClock
 
 _LOG = structlog.get_logger()
@@ -87,6 +88,7 @@ class LedShard:
         )
         self.locks = LockQueue(group=group, table=self.table, recalls=self.recalls)
         self.freezer = Freezer(group=group, recalls=self.recalls, propose=self.propose)
+        self.rooms = Rooms(shard=shard, group=group)
         self.lock_circles = Circles()
         """Of all shards; used on shard 0."""
         self.orphans: set[int] = set()

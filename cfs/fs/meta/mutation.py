@@ -52,6 +52,7 @@ class Mutations:
     async def _run(self, led: LedShard, session: Session, request: meta.Mutate) -> meta.MutateReply:
         if not led.group.readable():
             await led.group.read_barrier()  # everything the old leader committed is applied now
+        await led.rooms.make(self._transactions.leaders.call, request.ops)
         results: list[OpResult] = []
         ops = tuple(_thinned(led, session.session, op) for op in request.ops)
         request = msgspec.structs.replace(request, ops=ops)
@@ -74,7 +75,8 @@ class Mutations:
                 )
                 results.extend(answers)
             at = max(at, index)
-        return meta.MutateReply(at=at or led.group.applied, results=tuple(results))
+        at = at or led.group.applied
+        return meta.MutateReply(at=at, results=tuple(results), limits=led.rooms.version)
 
     async def _run_spanning(
         self, led: LedShard, session: Session, request: meta.Mutate, start: int

@@ -49,6 +49,21 @@ async def prepare(led: LedShard, command: commands.TxnPrepare) -> results.Result
     return result
 
 
+async def mark(led: LedShard, command: commands.MarkTree) -> results.Result:
+    """Recall a directory, so that nobody works in it ahead of us, and mark what is in it."""
+    keys = {ino_key(command.ino): False}
+    led.table.mark_pending(NOBODY, (command.ino,))
+    try:
+        await led.latches.take(keys)
+        try:
+            await led.recalls.clear(NOBODY, (command.ino,))
+            return await _propose(led, command)
+        finally:
+            led.latches.release(keys)
+    finally:
+        led.table.clear_pending(NOBODY, (command.ino,))
+
+
 async def decide(led: LedShard, command: commands.TxnDecide) -> results.Result:
     """Settle a transaction here; a wish to abort waits for a driver that is still at work."""
     if not command.commit:

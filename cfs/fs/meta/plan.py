@@ -18,7 +18,7 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry
 from cfs.core.errors import FsError
 from cfs.core.ids import ROOT_INO, Ino, shard_of
-from cfs.core.meta import access, change
+from cfs.core.meta import access, change, quota
 from cfs.core.meta.commands import Adjust, Attach, Detach, Empty, MakeInode, Stay, Step
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -120,6 +120,16 @@ async def _check_move(space: Namespace, op: meta.Rename, moved: int, there: int)
         )  # fmt: skip
 
 
+async def _trees(space: Namespace, op: meta.Rename, moved: int) -> tuple[int, int]:
+    """Give the quota trees of both directories (-1: any) and of what moves. Raises EXDEV."""
+    if op.parent == op.new_parent:
+        return -1, -1
+    old, new = await space.attr(op.parent), await space.attr(op.new_parent)
+    there = await space.attr(moved)
+    quota.check_move(there, moved, old, new)
+    return new.project, there.project
+
+
 async def _found(space: Namespace, parent: int, name: bytes) -> Entry:
     entry = await space.lookup(parent, name)
     if entry is None:
@@ -156,12 +166,15 @@ async def _plan_link(space: Namespace, op: meta.Link) -> Plan:
         raise FsError(errno.EPERM)
     if await space.lookup(op.parent, op.name) is not None:
         raise FsError(errno.EEXIST)
-    if op.caller is not None:
-        access.may_add(await space.attr(op.parent), op.caller)
-    kind = stat.S_IFMT(attr.mode)
+    parent = await space.attr(op.parent)
+    access.may_add(parent, op.caller)
+    if attr.project != parent.project:
+        raise quota.crossing(op.ino)
+    kind, tree = stat.S_IFMT(attr.mode), attr.project
     made = Plan()
-    made.add(op.ino, Adjust(ino=op.ino, nlink_delta=1))
-    made.add(op.parent, Attach(parent=op.parent, name=op.name, ino=op.ino, kind=kind))
+    made.add(op.ino, Adjust(ino=op.ino, nlink_delta=1, project=tree))
+    attach = Attach(parent=op.parent, name=op.name, ino=op.ino, kind=kind, project=tree)
+    made.add(op.parent, attach)
     return made
 
 
@@ -181,15 +194,17 @@ async def _plan_rename(space: Namespace, op: meta.Rename) -> Plan:
     if target is not None and (target.kind == stat.S_IFDIR) != moves_directory:
         raise FsError(errno.EISDIR if target.kind == stat.S_IFDIR else errno.ENOTDIR)
     await _check_move(space, op, source.ino, target.ino if target else 0)
+    place, tree = await _trees(space, op, source.ino)
     parent = op.new_parent if moves_directory and op.parent != op.new_parent else None
-    made.add(source.ino, Adjust(ino=source.ino, parent=parent))
-    made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=source.ino))
+    made.add(source.ino, Adjust(ino=source.ino, parent=parent, project=tree))
+    made.add(op.parent, Detach(parent=op.parent, name=op.name, ino=source.ino, project=place))
     attach = Attach(
         parent=op.new_parent,
         name=op.new_name,
         ino=source.ino,
         kind=source.kind,
         replaces=target.ino if target else 0,
+        project=place,
     )
     made.add(op.new_parent, attach)
     if target is not None:
@@ -212,13 +227,16 @@ async def _plan_exchange(space: Namespace, op: meta.Rename) -> Plan:
         return made
     await _check_move(space, op, one.ino, other.ino)
     apart = op.parent != op.new_parent
+    place, tree_of_one = await _trees(space, op, one.ino)
+    _, tree_of_other = await _trees(space, op, other.ino)
+    trees = {one.ino: tree_of_one, other.ino: tree_of_other}
     chain: dict[int, int] = {}
     for entry, place in ((one, op.new_parent), (other, op.parent)):
         if apart and entry.kind == stat.S_IFDIR:
             chain.update(await ancestry(space, place, entry.ino))
     for entry, place in ((one, op.new_parent), (other, op.parent)):
         parent = place if apart and entry.kind == stat.S_IFDIR else None
-        made.add(entry.ino, Adjust(ino=entry.ino, parent=parent))
+        made.add(entry.ino, Adjust(ino=entry.ino, parent=parent, project=trees[entry.ino]))
     for parent, name, comes, goes in (
         (op.parent, op.name, other, one),
         (op.new_parent, op.new_name, one, other),
@@ -230,6 +248,7 @@ async def _plan_exchange(space: Namespace, op: meta.Rename) -> Plan:
             kind=comes.kind,
             replaces=goes.ino,
             exchange=True,
+            project=place,
         )
         made.add(parent, attach)
     made.order = [made.order[0], made.order[2], made.order[3], made.order[1]]

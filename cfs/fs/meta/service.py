@@ -19,6 +19,7 @@ from cfs.core.api.insight import GetHolders
 from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
+from cfs.core.api.quota import GetLimits
 from cfs.core.api.snapshots import Stage, TakePart
 from cfs.core.api.trash import ListTrash, PurgeTrash
 from cfs.core.errors import Malformed, Retryable, Unavailable
@@ -85,6 +86,7 @@ class MetaService:
             "meta.snapshot": self._snapshot,
             "meta.trash": self._trash,
             "meta.purge": self._purge,
+            "meta.limits": self._limits,
         }
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -242,6 +244,10 @@ class MetaService:
 
         return led.serve_read(now)
 
+    def _limits(self, _context: Context, request: GetLimits, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        return led.serve_read(led.rooms.limited)
+
     def _getlock(self, _context: Context, request: meta.GetLock, _payload: Any) -> Any:
         led = self.led(request.shard)
 
@@ -329,11 +335,16 @@ class MetaService:
         command = commands.decode_command(request.command)
         match command:
             case commands.TxnPrepare():
+                await led.rooms.make(self.transactions.leaders.call, (), command.steps)
                 result = await participant.prepare(led, command)
             case commands.TxnDecide():
                 result = await participant.decide(led, command)
             case commands.TxnFinish():
                 result = await participant.finish(led, command)
+            case commands.MarkTree():
+                result = await participant.mark(led, command)
+            case commands.SetCaps(epoch=epoch) if epoch:
+                result = await led.freezer.limit(command)
             case commands.Mend(ino=ino) | commands.DropEntry(parent=ino):
                 await led.recalls.clear(NOBODY, (ino,))
                 _, (result,) = await led.propose(command)

@@ -1,6 +1,6 @@
 """What the root leader runs while it leads, one term at a time.
 
-Detection, placement, collection, jobs, snapshots.
+Detection, placement, collection, jobs, snapshots, quotas.
 
 The first thing a new cluster's leader does is make the cluster: it proposes the genesis command
 that `bootstrap` left in the node's directory, and then removes it.
@@ -22,6 +22,7 @@ from cfs.fs.root.directory import NodeDirectory
 from cfs.fs.root.job_runner import Jobs
 from cfs.fs.root.keeper import Keeper
 from cfs.fs.root.placer import Placer
+from cfs.fs.root.quotas import Quotas
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.snapshots import Snapshots
 from cfs.fs.root.workers import Worker
@@ -46,6 +47,7 @@ class LedRoot:
         jobs: Jobs,
         keeper: Keeper,
         snapshots: Snapshots,
+        quotas: Quotas,
         directory: NodeDirectory,
         threads: Threads,
         worker: Worker,
@@ -57,6 +59,7 @@ class LedRoot:
         self._jobs = jobs
         self._keeper = keeper
         self._snapshots = snapshots
+        self._quotas = quotas
         self._directory = directory
         self._threads = threads
         self._worker = worker
@@ -84,6 +87,7 @@ class LedRoot:
             nursery.start_soon(self._collector.run)
             nursery.start_soon(self._jobs.run)
             nursery.start_soon(self._snapshots.run)
+            nursery.start_soon(self._quotas.run)
 
     async def _tell(self) -> None:
         name = self._directory.membership().name

@@ -31,6 +31,9 @@ from cfs.fs.root.node_commands import NodeCommands
 from cfs.fs.root.paths import Paths
 from cfs.fs.root.placer import Placer
 from cfs.fs.root.ports import Calls, Host
+from cfs.fs.root.quota_commands import QuotaCommands
+from cfs.fs.root.quota_job import QuotaJob
+from cfs.fs.root.quotas import Quotas
 from cfs.fs.root.redundancy import Redundancy
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.replicas import Replicas
@@ -74,7 +77,8 @@ class RootOffice:
     ) -> None:
         node_id, name = member.node_id, member.name
         self.workers = {
-            n: Worker(n, name) for n in ("nodes", "placement", "members", "collector", "snapshots")
+            n: Worker(n, name)
+            for n in ("nodes", "placement", "members", "collector", "snapshots", "quotas")
         }
         """More workers of this process may be added; they show in the status while it leads."""
         self.replica = RootReplica(host, view, now_ms=lambda: clock.time_ns() // 1_000_000)
@@ -104,6 +108,15 @@ class RootOffice:
             replica=self.replica, view=view, shards=shards, clock=clock,
             worker=self.workers["snapshots"],
         )  # fmt: skip
+        quotas = Quotas(
+            replica=self.replica, view=view, shards=shards, clock=clock,
+            hold_still=self.snapshots.hold_still, worker=self.workers["quotas"],
+        )  # fmt: skip
+        self.jobs.register(QuotaJob(replica=self.replica, shards=shards, worker=quotas).kind)
+        self._quota_commands = QuotaCommands(
+            replica=self.replica, view=view, jobs=self.jobs, worker=quotas,
+            paths=Paths(view=view, shards=shards),
+        )  # fmt: skip
         self._led = LedRoot(
             replica=self.replica,
             detector=self.detector,
@@ -112,6 +125,7 @@ class RootOffice:
             jobs=self.jobs,
             keeper=keeper,
             snapshots=self.snapshots,
+            quotas=quotas,
             directory=home,
             threads=threads,
             worker=self.workers["nodes"],
@@ -126,6 +140,7 @@ class RootOffice:
             detector=self.detector,
             status=self._status(node_id, view, shards),
             admin=self._admin(clock, entropy, redundancy, insight),
+            quotas=self._quota_commands,
             clock=clock,
         )
         self.handlers: Mapping[str, Handler] = service.handlers
@@ -191,6 +206,7 @@ class RootOffice:
                 **NodeCommands(self.replica, redundancy, self.jobs).table,
                 **insight.table,
                 **SnapshotCommands(self.replica, self.snapshots).table,
+                **self._quota_commands.table,
             },
         )
 

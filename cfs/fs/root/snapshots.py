@@ -9,6 +9,7 @@ keeps a late mark out. One that was being taken when the leader changed is given
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import structlog
@@ -184,11 +185,26 @@ class Snapshots:
             await self._stage(epoch, Stage.FREEZE, STAGE_S)
             await self._stage(epoch, Stage.MARK, STAGE_S)
         finally:
-            with trio.CancelScope(shield=True):
-                try:
-                    await self._stage(epoch, Stage.THAW, THAW_S)
-                except CfsError as error:  # they thaw by themselves
-                    _LOG.info("thaw_failed", epoch=epoch, error=str(error))
+            await self._thaw(epoch)
+
+    async def hold_still(self, epoch: int, act: Callable[[], Awaitable[None]]) -> None:
+        """Do something while every shard is held still; `epoch` is no snapshot's.
+
+        Raises what it raises, and Refused, Retryable when shards do not come to rest.
+        """
+        async with self._taking:
+            try:
+                await self._stage(epoch, Stage.FREEZE, STAGE_S)
+                await act()
+            finally:
+                await self._thaw(epoch)
+
+    async def _thaw(self, epoch: int) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await self._stage(epoch, Stage.THAW, THAW_S)
+            except CfsError as error:  # they thaw by themselves
+                _LOG.info("thaw_failed", epoch=epoch, error=str(error))
 
     async def _stage(self, epoch: int, stage: Stage, timeout_s: float) -> None:
         await self._everywhere(

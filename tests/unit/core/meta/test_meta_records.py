@@ -64,7 +64,7 @@ RECORDS = {
             ),
             1,
         ),
-        "0100000001dc0017cd81a4010203000405060708090a0b0c00c40000000d00c400c40000",
+        "0100000001dc0018cd81a4010203000405060708090a0b0c00c40000000d00c400c4000000",
     ),
     "entries": (
         records.ENTRIES.encode(records.Entries((records.Slot(0, b"a", 2, 0o40000),)), 0),
