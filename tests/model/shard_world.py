@@ -8,10 +8,11 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from cfs.core.api.meta import Attr, Extent, ExtentKind, OpResult
+from cfs.core.api.quota import USER
 from cfs.core.errors import from_wire
 from cfs.core.ids import ROOT_INO, SERIAL_BITS
 from cfs.core.kv import MemoryStore, prefix_end
-from cfs.core.meta import intents, keys, pages, read, versions
+from cfs.core.meta import intents, keys, pages, quota, read, versions
 from cfs.core.meta import records as r
 from cfs.core.meta.commands import (
     Batch,
@@ -241,6 +242,12 @@ def _check_shard(kv: MemoryStore, inodes: dict[int, r.Inode], *, unlocked: bool)
     assert state.condemned == len(list(_all(kv, b"c")))
     assert state.deleted == len(list(_all(kv, b"D")))
     assert state.inodes == len(inodes)
+    used = {d: (u.bytes, u.inodes) for d, u in quota.usages(kv) if u.bytes or u.inodes}
+    assert used == quota.count_all(inodes.values())
+    held = sum(u.held for d, u in quota.usages(kv) if d.kind == USER)
+    assert held == sum(max(0, i.charged - i.size) for i in inodes.values() if not i.trashed)
+    if unlocked:
+        assert not any(u.promised for _, u in quota.usages(kv))
     assert state.logical_bytes == logical
     assert state.inline_bytes == sum(kept.values())
     if unlocked:

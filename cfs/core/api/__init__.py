@@ -8,6 +8,7 @@
     root      sessions, enrolment, heartbeats, the map            (anyone -> root leader)
     snapshots what snapshots there are; taking one               (root leader -> shard leader)
     trash     what lies in the trash                              (client -> shard leader)
+    quota     room for a file to grow into; limits and use
     methods   the table: number, types, who may call, idempotent
 
 Every message is a frozen msgspec struct encoded as a msgpack array; new fields go last, with a

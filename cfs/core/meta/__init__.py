@@ -11,6 +11,10 @@ conflict      what an operation would touch: leases to recall, names to latch, s
 keys          how every record is keyed
 records       what every record holds, byte for byte; versions and migration
 draft         the changes of one operation, all or nothing; clock, counters, references
+quota         what trees, users and groups use, counted with every change; the caps
+limiting      caps, charges, marking trees
+needs         the room in quotas an operation needs, seen before it is applied
+totals        what is used, by the counters and counted afresh
 keeping       commands about snapshots and the trash
 trash         what lost its last name stays a while
 versions      what records were before, for as long as a snapshot needs it

@@ -29,6 +29,7 @@ others the `Result` (see `results`) named beside it, or `Failed` with an error a
     EmptyTrash    Emptied           what lay in the trash is orphaned
     SetCaps       Capped            the shard's parts of quotas
     MarkTree      Marked            a page of a directory belongs to a quota tree
+    Recount       Reclaimed         fsck: what quotas use is counted anew
 """
 
 from __future__ import annotations
@@ -65,26 +66,13 @@ from cfs.core.meta.keeping import EmptyTrash as EmptyTrash
 from cfs.core.meta.keeping import SetTrash as SetTrash
 from cfs.core.meta.keeping import TakeSnapshot as TakeSnapshot
 from cfs.core.meta.quota_commands import MarkTree as MarkTree
+from cfs.core.meta.quota_commands import Recount as Recount
 from cfs.core.meta.quota_commands import SetCaps as SetCaps
 
 ClientOp: TypeAlias = (
-    Create
-    | Unlink
-    | Rmdir
-    | Link
-    | Rename
-    | SetAttr
-    | SetXattr
-    | RemoveXattr
-    | Commit
-    | Acquire
-    | Release
-    | ReserveInos
-    | Lock
-    | CopyRange
-    | MakeOrphan
-    | Charge
-)
+    Create | Unlink | Rmdir | Link | Rename | SetAttr | SetXattr | RemoveXattr | Commit | Acquire
+    | Release | ReserveInos | Lock | CopyRange | MakeOrphan | Charge
+)  # fmt: skip
 
 
 # --- steps of a cross-shard transaction ----------------------------------------------------------
@@ -364,6 +352,7 @@ Command: TypeAlias = (
     | EmptyTrash
     | SetCaps
     | MarkTree
+    | Recount
 )
 
 

@@ -13,13 +13,13 @@ import stat
 from msgspec.structs import replace
 
 from cfs.core.api.meta import Attr
-from cfs.core.api.quota import UNLIMITED, Charge, Domain
+from cfs.core.api.quota import GROUP, TREE, UNLIMITED, USER, Charge, Domain
 from cfs.core.errors import FsError, Refused
 from cfs.core.meta import files, keys, leases, locks, quota
 from cfs.core.meta.draft import Draft
-from cfs.core.meta.quota_commands import KEEP, Cap, MarkTree, SetCaps
+from cfs.core.meta.quota_commands import KEEP, Cap, MarkTree, Recount, SetCaps
 from cfs.core.meta.records import ENTRIES, Inode, Slot, Usage
-from cfs.core.meta.results import Capped, CappedRow, Marked
+from cfs.core.meta.results import Capped, CappedRow, Marked, Reclaimed
 
 AMPLE = 8
 """Of the room left, a file is promised beyond its need at most one part in so many."""
@@ -127,9 +127,18 @@ def _mark_one(draft: Draft, entry: Slot, command: MarkTree) -> int:
     return 1
 
 
+def recount(draft: Draft, command: Recount) -> Reclaimed:
+    """Apply `Recount`."""
+    if command.begin:
+        draft.state.counted = 0
+        for domain, there in list(quota.usages(draft.kv)):
+            draft.set_usage(domain, replace(there, bytes=0, inodes=0, held=0))
+    return Reclaimed(done=draft.state.counted == quota.ALL)
+
+
 def hold(draft: Draft, project: int, uid: int, gid: int, inodes: int) -> None:
     """Promise an inode that a transaction is to make, or take the promise back."""
     if project:
-        draft.promise(Domain(1, project), inodes)
-    draft.promise(Domain(2, uid), inodes)
-    draft.promise(Domain(3, gid), inodes)
+        draft.promise(Domain(TREE, project), inodes)
+    draft.promise(Domain(USER, uid), inodes)
+    draft.promise(Domain(GROUP, gid), inodes)

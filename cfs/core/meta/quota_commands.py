@@ -31,6 +31,12 @@ class SetCaps(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="c
     epoch: int = 0
 
 
+class Recount(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="recount"):
+    """Ask whether all inodes count; `begin`: count them anew, a few with every entry."""
+
+    begin: bool
+
+
 class MarkTree(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="marktree"):
     """Let a directory, and what is in it after a place in its list, belong to a tree.
 

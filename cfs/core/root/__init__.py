@@ -13,5 +13,6 @@ events    what happened: most of it follows from commands
 findings  the part of the machine that remembers what scrub found
 snapshot_commands  what may be proposed about snapshots
 snapshots the part of the machine that numbers snapshots and remembers their schedules
+quotas    limits, and how each is divided among shards
 map       how the records are read back as the cluster map
 """

@@ -143,11 +143,24 @@ class Attributes(Listings):
                 self.client.session.drop_pin(file.ino)
             self.client.writeback.settle(file)
 
-    async def statfs(self) -> Totals:
-        """Give the cluster's capacity and free space in bytes, and its inodes."""
-        totals = await self.client.space.totals()
-        free = max(0, totals.free - self.client.buffer.used)
-        return msgspec.structs.replace(totals, free=free)
+    async def statfs(self, ino: int = 0) -> Totals:
+        """Give the cluster's capacity and free space in bytes, and its inodes.
+
+        Of an inode in a tree with a quota: what that lets it hold.
+        """
+        client = self.client
+        totals = await client.space.totals()
+        free = max(0, totals.free - client.buffer.used)
+        totals = msgspec.structs.replace(totals, free=free, available=free)
+        attr = client.cache.attr(ino)
+        if attr is None and ino:
+            try:
+                attr = await self.getattr(ino)
+            except FsError:  # removed meanwhile, or of a snapshot
+                return totals
+        if attr is None or not attr.project:
+            return totals
+        return await client.quotas.narrowed(totals, attr.project, client.deadline())
 
     # --- extended attributes
 

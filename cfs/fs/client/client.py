@@ -99,7 +99,7 @@ class Client:
             tell_kernel=self._tell_kernel,
         )
         self.queue.keeper = self.delegations
-        self.quotas = Quotas(self.session, self.writeback)
+        self.quotas = Quotas(self.session, self.router, self.writeback)
         self.ahead = Ahead(
             session=self.session,
             fences=self.fences,

@@ -18,16 +18,31 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
+from msgspec.structs import replace
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
-from cfs.core.api.quota import GROUP, USER, Charge, Domain, GetLimits, GetLimitsReply
+from cfs.core.api.quota import (
+    GROUP,
+    TREE,
+    UNLIMITED,
+    USER,
+    Charge,
+    Domain,
+    GetLimits,
+    GetLimitsReply,
+    GetQuota,
+    GetQuotaReply,
+)
 from cfs.core.errors import CfsError, FsError
+from cfs.core.ids import ROOT_GROUP
 from cfs.core.meta import change, quota
 
 if TYPE_CHECKING:
     from cfs.fs.client.file import File
+    from cfs.fs.client.router import Router
     from cfs.fs.client.session import Session
+    from cfs.fs.client.space import Totals
     from cfs.fs.client.writeback import Writeback
 
 _LOG = structlog.get_logger()
@@ -54,8 +69,9 @@ class _Resting:
 class Quotas:
     """The limits this client knows, and the charges of its files."""
 
-    def __init__(self, session: Session, writeback: Writeback) -> None:
+    def __init__(self, session: Session, router: Router, writeback: Writeback) -> None:
         self._session = session
+        self._router = router
         self._writeback = writeback
         self._known: dict[int, tuple[int, frozenset[Domain]]] = {}
         self._charged: dict[int, _Resting] = {}
@@ -95,7 +111,7 @@ class Quotas:
         heir = change.inherit(directory, op)
         owners = [Domain(USER, heir["uid"]), Domain(GROUP, heir["gid"])]
         if heir["project"]:
-            owners.append(Domain(1, heir["project"]))
+            owners.append(Domain(TREE, heir["project"]))
         return self.limited(shard, *owners) is False
 
     def may_set(self, shard: int, attr: Attr, op: meta.SetAttr, charged: int) -> bool:
@@ -143,6 +159,21 @@ class Quotas:
             if held is not None and file.node.modes & Lease.WRITE:
                 file.charged = max(file.charged, attr.charged)
                 self._charged[file.ino] = _Resting(file)
+
+    async def narrowed(self, totals: Totals, tree: int, deadline: float) -> Totals:
+        """Give what a tree's quota leaves of the cluster's totals."""
+        reply: GetQuotaReply = await self._router.ask(
+            ROOT_GROUP, "root.quota", GetQuota(tree=tree), deadline=deadline
+        )
+        if reply.bytes_max != UNLIMITED:
+            free = max(0, reply.bytes_max - reply.bytes)
+            totals = replace(
+                totals, capacity=reply.bytes_max, free=free, available=min(free, totals.available)
+            )
+        if reply.inodes_max != UNLIMITED:
+            used = min(reply.inodes, reply.inodes_max)
+            totals = replace(totals, inodes=used, inodes_max=reply.inodes_max)
+        return totals
 
     # --- giving back
 

@@ -48,6 +48,9 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     capacity: int
     free: int
     inodes: int
+    inodes_max: int = INODES_MAX
+    available: int = 0
+    """Of `free`, what the cluster has room for; set by `Attributes.statfs`."""
     known: bool = True
     """Whether the root leader had heard of every storage node: not known is not nothing free."""
     age_s: float = 0.0

@@ -29,7 +29,6 @@ from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import CfsError
 from cfs.core.meta import access
 from cfs.fs.client.files import Files
-from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.callers import Callers, Maker, outward
 from cfs.fs.gate.errnos import LOUD, errno_of
 from cfs.fs.gate.fuse_inodes import Inodes
@@ -365,13 +364,14 @@ class Gate(pyfuse3.Operations):
 
     @_answers
     async def statfs(self, ctx: Any) -> pyfuse3.StatvfsData:
-        totals = await self.files.statfs()
+        totals = await self.files.statfs(self._inner(pyfuse3.ROOT_INODE))
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
         data.f_blocks = totals.capacity // BLOCK
-        data.f_bfree = data.f_bavail = totals.free // BLOCK
-        data.f_files = INODES_MAX
-        data.f_ffree = data.f_favail = INODES_MAX - totals.inodes
+        data.f_bfree = totals.free // BLOCK
+        data.f_bavail = totals.available // BLOCK
+        data.f_files = totals.inodes_max
+        data.f_ffree = data.f_favail = totals.inodes_max - totals.inodes
         data.f_namemax = NAME_BYTES_MAX
         return data
 

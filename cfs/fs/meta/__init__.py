@@ -40,5 +40,6 @@ Services:
     trash        what was removed lately
     packer       small files into deduplicated segments
     past         reads of what a snapshot shows
+    rooms        fetching more of a quota before it is wanted
     service      every `meta.*` method of a node
 """

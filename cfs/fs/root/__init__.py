@@ -23,6 +23,9 @@ For meta nodes
     job_commands  an operator's commands on them
     snapshots   takes, schedules and deletes snapshots
     snapshot_commands  an operator's commands on them
+    quotas      shares limits out among shards, watches soft ones
+    quota_job   the job that brings one into force, or takes it away
+    quota_commands  an operator's commands on them
     pace          their bound on bytes a second
     keeper      starts the jobs that nobody asks for
     redundancy  repair, drain, rebalance, tidy: plans, batch by batch

@@ -10,14 +10,15 @@ again after `AGAIN_S`, in a look over just those inodes, and counts only when it
 
 Found: names without an inode, or of another kind; inodes that no name leads to; wrong link counts
 and directory sizes; removed inodes that are not reclaimed; extents that do not tile a file, or are
-not counted; directories that do not lead to the root; shard totals. Repaired: counts, names that
-lead nowhere, removed inodes. The rest needs a person: nothing is ever deleted to make counts agree.
+not counted; directories that do not lead to the root; shard totals; what quotas count. Repaired:
+counts, names that lead nowhere, removed inodes. The rest needs a person: nothing is ever deleted to
+make counts agree.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from cfs.core.errors import CfsError, Malformed
 from cfs.core.ids import ROOT_INO, Ino, ShardId, group_of, shard_of
 from cfs.core.meta import check, queries
 from cfs.core.meta import commands as shard_commands
+from cfs.core.meta.results import Reclaimed
 from cfs.core.root import commands, findings
 from cfs.fs.root.ancestry import Ancestry
 from cfs.fs.root.jobs import Job, JobContext, JobKind
@@ -43,6 +45,10 @@ PART = 500_000
 SUSPECTS_MAX = 1000
 AGAIN_S = 2.0
 ASK_S = 10.0
+
+
+Miscounted = Callable[[int], Awaitable[list[str]]]
+"""Says what a shard's quotas count wrongly: `quota_commands.QuotaCommands.miscounted`."""
 
 
 class Links(msgspec.Struct):
@@ -60,7 +66,7 @@ class Fault(msgspec.Struct, frozen=True):
     ino: int
     what: str
     detail: str
-    mend: shard_commands.Mend | shard_commands.DropEntry | None = None
+    mend: shard_commands.Mend | shard_commands.DropEntry | shard_commands.Recount | None = None
 
 
 class Look(msgspec.Struct):
@@ -76,8 +82,9 @@ class FsckJob:
 
     def __init__(
         self, *, replica: RootReplica, view: ClusterView, shards: Shards, paths: Paths,
-        clock: WallClock,
+        clock: WallClock, miscounted: Miscounted,
     ) -> None:  # fmt: skip
+        self._miscounted = miscounted
         self._replica = replica
         self._view = view
         self._shards = shards
@@ -97,7 +104,11 @@ class FsckJob:
         found = Look()
         for part in range(parts):
             context.message = f"names and inodes, part {part + 1} of {parts}"
-            look = await self._look(lambda ino, p=part: ino % parts == p, context)  # type: ignore[misc]
+            look = await self._look(
+                lambda ino, p=part: ino % parts == p,  # type: ignore[misc]
+                context,
+                totals=part == 0,
+            )
             found.faults += look.faults[: SUSPECTS_MAX - len(found.faults)]
             found.inodes += look.inodes
             found.names += look.names
@@ -133,6 +144,10 @@ class FsckJob:
         ancestry = Ancestry(self._parents)
         for shard in self._shard_numbers():
             await self._inodes(shard, chosen, links, look, ancestry, context, totals=totals)
+            if totals:
+                said = await self._miscounted(shard)
+                again = shard_commands.Recount(begin=True)
+                look.faults += [Fault(-1 - shard, "quotas", detail, again) for detail in said]
         return look
 
     async def _inodes(
@@ -212,7 +227,7 @@ class FsckJob:
             said, repaired = fault.detail, False
             if repair and fault.mend is not None:
                 try:
-                    await self._mend(fault.mend)
+                    await self._mend(fault)
                     repaired = True
                     said += "; put right"
                 except CfsError as error:
@@ -229,7 +244,17 @@ class FsckJob:
         context.findings = len(faults)
         return mended
 
-    async def _mend(self, command: shard_commands.Mend | shard_commands.DropEntry) -> None:
+    async def _mend(self, fault: Fault) -> None:
+        command = fault.mend
+        if isinstance(command, shard_commands.Recount):
+            group = group_of(ShardId(-1 - fault.ino))
+            done = False
+            while not done:
+                reply = await self._shards.command(group, command, timeout_s=ASK_S)
+                assert isinstance(reply, Reclaimed)
+                command, done = shard_commands.Recount(begin=False), reply.done
+            return
+        assert command is not None
         ino = command.ino if isinstance(command, shard_commands.Mend) else command.parent
         await self._shards.command(group_of(shard_of(Ino(ino))), command, timeout_s=ASK_S)
 

@@ -108,28 +108,13 @@ class RootOffice:
             replica=self.replica, view=view, shards=shards, clock=clock,
             worker=self.workers["snapshots"],
         )  # fmt: skip
-        quotas = Quotas(
-            replica=self.replica, view=view, shards=shards, clock=clock,
-            hold_still=self.snapshots.hold_still, worker=self.workers["quotas"],
-        )  # fmt: skip
-        self.jobs.register(QuotaJob(replica=self.replica, shards=shards, worker=quotas).kind)
-        self._quota_commands = QuotaCommands(
-            replica=self.replica, view=view, jobs=self.jobs, worker=quotas,
-            paths=Paths(view=view, shards=shards),
-        )  # fmt: skip
+        quotas = self._limiting(view, shards, clock)
         self._led = LedRoot(
-            replica=self.replica,
-            detector=self.detector,
-            placer=Placer(self.replica, self.workers["placement"], threads),
-            collector=self.collector,
-            jobs=self.jobs,
-            keeper=keeper,
-            snapshots=self.snapshots,
-            quotas=quotas,
-            directory=home,
-            threads=threads,
-            worker=self.workers["nodes"],
-        )
+            replica=self.replica, detector=self.detector, collector=self.collector,
+            placer=Placer(self.replica, self.workers["placement"], threads), jobs=self.jobs,
+            keeper=keeper, snapshots=self.snapshots, quotas=quotas, directory=home,
+            threads=threads, worker=self.workers["nodes"],
+        )  # fmt: skip
         self._members = Members(
             node_id=node_id, host=host, view=view, worker=self.workers["members"]
         )
@@ -171,7 +156,8 @@ class RootOffice:
         )
         self.jobs.register(scrub.kind)
         paths = Paths(view=view, shards=shards)
-        fsck = FsckJob(replica=self.replica, view=view, shards=shards, paths=paths, clock=clock)
+        fsck = FsckJob(replica=self.replica, view=view, shards=shards, paths=paths, clock=clock,
+                        miscounted=self._miscounted)  # fmt: skip
         self.jobs.register(fsck.kind)
         return Insight(
             replica=self.replica,
@@ -241,6 +227,21 @@ class RootOffice:
             replica=self.replica, mover=mover, fragments=fragments, shards=shards, data=data
         )
         self.jobs.register(rewriter.kind)
+
+    def _limiting(self, view: ClusterView, shards: Shards, clock: WallClock) -> Quotas:
+        quotas = Quotas(
+            replica=self.replica, view=view, shards=shards, clock=clock,
+            hold_still=self.snapshots.hold_still, worker=self.workers["quotas"],
+        )  # fmt: skip
+        self.jobs.register(QuotaJob(replica=self.replica, shards=shards, worker=quotas).kind)
+        self._quota_commands = QuotaCommands(
+            replica=self.replica, view=view, jobs=self.jobs, worker=quotas,
+            paths=Paths(view=view, shards=shards),
+        )  # fmt: skip
+        return quotas
+
+    async def _miscounted(self, shard: int) -> list[str]:
+        return await self._quota_commands.miscounted(shard)
 
     def _worker_states(self) -> list[WorkerStatus]:
         return [w.status() for w in self.workers.values()] + self.jobs.worker_states()

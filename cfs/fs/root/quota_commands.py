@@ -14,7 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cfs.core.api.quota import NAMES, TREE, UNLIMITED, Domain, GetQuota, GetQuotaReply, MakeRoom
+from cfs.core.api.quota import (
+    NAMES,
+    TREE,
+    UNLIMITED,
+    USER,
+    Domain,
+    GetQuota,
+    GetQuotaReply,
+    MakeRoom,
+)
 from cfs.core.errors import Malformed, Refused
 from cfs.core.ids import ROOT_INO
 from cfs.core.meta import totals
@@ -125,7 +134,7 @@ class QuotaCommands:
         rows = []
         for domain in sorted(used, key=lambda d: (d.kind, d.id)):
             record = records.get(domain)
-            shown: QuotaRecord | dict[str, Any] = {}
+            shown: dict[str, Any] = {}
             row = {"kind": NAMES[domain.kind], "id": domain.id, "bytes": used[domain][0],
                    "inodes": used[domain][1]}  # fmt: skip
             if record is not None:
@@ -191,7 +200,7 @@ class QuotaCommands:
                 for row in page.rows:
                     before = sums.get(row.domain, (0, 0))
                     sums[row.domain] = before[0] + row.bytes, before[1] + row.inodes
-                    inodes += row.inodes if row.domain.kind == NAMES_USER else 0
+                    inodes += row.inodes if row.domain.kind == USER else 0
                 after, changes = page.after, page.changes
                 if not after:
                     break
@@ -205,6 +214,16 @@ class QuotaCommands:
                 if counted.get(d, (0, 0)) != sums.get(d, (0, 0))
             ], inodes
         return [{"shard": shard, "busy": True}], 0
+
+    async def miscounted(self, shard: int) -> list[str]:
+        """Say what a shard's counters say otherwise than its inodes."""
+        wrong, _ = await self.check_shard(shard)
+        return [
+            f"{row['kind']} {row['id']} counts {row['counted']} (bytes, inodes) in shard {shard} "
+            f"and has {row['found']}"
+            for row in wrong
+            if not row.get("busy")
+        ]
 
     # --- what others ask
 
@@ -225,9 +244,6 @@ class QuotaCommands:
             bytes=count,
             inodes=inodes,
         )
-
-
-NAMES_USER = 2
 
 
 def _shown(hard: int, soft: int) -> int:

@@ -18,7 +18,6 @@ from typing import Any
 from cfs.core.api.meta import Attr, Caller
 from cfs.core.errors import FsError
 from cfs.core.meta import access
-from cfs.fs.client.space import INODES_MAX
 from cfs.fs.gate.kernel import message
 from cfs.fs.gate.kernel.flags import Fattr
 from cfs.fs.gate.kernel.message import Request
@@ -192,14 +191,13 @@ class Attributes(Replies):
 
     def statfs(self, request: Request) -> Answer:
         """STATFS."""
-        del request
-        return self._statfs()
+        return self._statfs(request.node)
 
-    async def _statfs(self) -> bytes:
-        totals = await self.files.statfs()
-        free = totals.free // BLOCK
+    async def _statfs(self, node: int) -> bytes:
+        totals = await self.files.statfs(node)
         return message.STATFS_OUT.pack(
-            totals.capacity // BLOCK, free, free, INODES_MAX, INODES_MAX - totals.inodes,
+            totals.capacity // BLOCK, totals.free // BLOCK, totals.available // BLOCK,
+            totals.inodes_max, totals.inodes_max - totals.inodes,
             BLOCK, NAME_BYTES_MAX, BLOCK, 0,
         )  # fmt: skip
 
