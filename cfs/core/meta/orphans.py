@@ -28,6 +28,7 @@ def reclaim(draft: Draft, command: Reclaim) -> Reclaimed:
     locks.check_removable(draft, ino)
     if (session := leases.holder(draft, ino)) is not None:
         leases.revoke(draft, session, ino)
+        inode = draft.inode(ino)
     size, allocated = inode.size, inode.allocated
     start, end = keys.page(ino, 0), keys.page(ino, keys.OFFSET_MAX)
     for key, value in draft.scan(start, end, reverse=True):

@@ -143,8 +143,12 @@ class Quotas:
         """Have room charged for a write that ends at `end`. Raises EDQUOT, ENOENT."""
         shard = file.node.shard
         await self.learn(shard, deadline)
-        if self.admits(file, end):
-            return
+        async with file.acquiring:  # one charge of a file at a time: the last one counts
+            if not self.admits(file, end):
+                await self._charge(file, end, deadline)
+
+    async def _charge(self, file: File, end: int, deadline: float) -> None:
+        shard = file.node.shard
         op = Charge(ino=file.ino, size=end, want=end + WINDOW)
         with self._writeback.request() as token:
             try:
@@ -202,10 +206,14 @@ class Quotas:
         return resting.looks >= (OPEN_LOOKS if file.opens else RESTED_LOOKS)
 
     async def _give_back(self, file: File) -> None:
-        file.charged = 0  # what is written from now on asks again, and is heard after this
-        deadline = trio.current_time() + self._patience_s
-        try:
-            await self._session.mutate(file.node.shard, Charge(ino=file.ino, size=0),
-                                       deadline=deadline)  # fmt: skip
-        except CfsError as error:
-            _LOG.debug("charge_kept", ino=file.ino, error=str(error))  # until the lease goes
+        async with file.acquiring:
+            if file.unclean:
+                self._charged.setdefault(file.ino, _Resting(file))
+                return
+            file.charged = 0  # what is written from now on asks again, and is heard after this
+            deadline = trio.current_time() + self._patience_s
+            op = Charge(ino=file.ino, size=0)
+            try:
+                await self._session.mutate(file.node.shard, op, deadline=deadline)
+            except CfsError as error:
+                _LOG.debug("charge_kept", ino=file.ino, error=str(error))  # until the lease goes

@@ -52,7 +52,7 @@ class Mutations:
     async def _run(self, led: LedShard, session: Session, request: meta.Mutate) -> meta.MutateReply:
         if not led.group.readable():
             await led.group.read_barrier()  # everything the old leader committed is applied now
-        await led.rooms.make(self._transactions.leaders.call, request.ops)
+        await led.rooms.make(self._transactions.ask, request.ops)
         results: list[OpResult] = []
         ops = tuple(_thinned(led, session.session, op) for op in request.ops)
         request = msgspec.structs.replace(request, ops=ops)

@@ -335,7 +335,7 @@ class MetaService:
         command = commands.decode_command(request.command)
         match command:
             case commands.TxnPrepare():
-                await led.rooms.make(self.transactions.leaders.call, (), command.steps)
+                await led.rooms.make(self.transactions.ask, (), command.steps)
                 result = await participant.prepare(led, command)
             case commands.TxnDecide():
                 result = await participant.decide(led, command)

@@ -48,6 +48,10 @@ class Transactions:
         self._shard_count = shard_count
         self._led = led
 
+    async def ask(self, group: int, method: str, request: Any, *, timeout_s: float) -> Any:
+        """Call the leader of a group; see `Leaders.call`."""
+        return await self.leaders.call(group, method, request, timeout_s=timeout_s)
+
     def spans(self, led: LedShard, op: Any) -> bool:
         """Tell whether an operation involves a shard besides this one, as the state is now."""
         match op:

@@ -24,7 +24,7 @@ from cfs.core.api.quota import (
     GetQuotaReply,
     MakeRoom,
 )
-from cfs.core.errors import Malformed, Refused
+from cfs.core.errors import CfsError, Malformed, Refused
 from cfs.core.ids import ROOT_INO
 from cfs.core.meta import totals
 from cfs.core.root import quotas
@@ -114,7 +114,11 @@ class QuotaCommands:
                 continue
             if other.domain.id in mine:
                 raise Refused(f"{other.name} above it has a quota: quotas of trees do not nest")
-            if top in await self._above(other.domain.id):
+            try:
+                theirs = await self._above(other.domain.id)
+            except CfsError:
+                continue  # its top is gone
+            if top in theirs:
                 raise Refused(f"{other.name} in it has a quota: quotas of trees do not nest")
 
     async def _above(self, ino: int) -> set[int]:

@@ -18,7 +18,7 @@ import trio
 
 from cfs.core.api.methods import Internal
 from cfs.core.api.quota import UNLIMITED, Domain, MakeRoom, Want
-from cfs.core.errors import CfsError, Retryable
+from cfs.core.errors import CfsError, Refused, Retryable, Unavailable
 from cfs.core.ids import ShardId, group_of
 from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import queries, totals
@@ -71,7 +71,7 @@ class Quotas:
     # --- in and out of force
 
     async def enforce(self, record: QuotaRecord) -> QuotaRecord:
-        """Bring a quota that is being limited into force. Raises Retryable, Refused."""
+        """Bring a quota that is being limited into force. Raises Retryable."""
         async with self._sharing:
             version = get_counters(self._replica.state).quota_version
             epoch = STILL_BASE + version
@@ -82,7 +82,10 @@ class Quotas:
                 caps = _caps(record.domain, limits, rows)
                 await self._set(record.domain, caps, version=version, epoch=epoch)
 
-            await self._hold_still(epoch, set_caps)
+            try:
+                await self._hold_still(epoch, set_caps)
+            except Refused as error:
+                raise Unavailable(str(error)) from error
             return await self.put(record, phase=QuotaPhase.ACTIVE)
 
     async def lift(self, domain: Domain) -> None:
@@ -126,7 +129,7 @@ class Quotas:
             )
             for row, cap in zip(rows, wanted, strict=True)
         ]
-        rows = await self._set(domain, lowered)
+        rows = await self._set(domain, lowered, known=rows)
         by_bytes = quotas.raised(limits[0], [r.cap_bytes for r in rows], [c.bytes for c in wanted])
         by_inodes = quotas.raised(
             limits[1], [r.cap_inodes for r in rows], [c.inodes for c in wanted]
@@ -134,7 +137,7 @@ class Quotas:
         caps = [
             Cap(domain=domain, bytes=b, inodes=i) for b, i in zip(by_bytes, by_inodes, strict=True)
         ]
-        return await self._set(domain, caps)
+        return await self._set(domain, caps, known=rows)
 
     # --- what is used
 
@@ -186,13 +189,19 @@ class Quotas:
         return self._view.map.shard_count
 
     async def _set(
-        self, domain: Domain, caps: Sequence[Cap], *, version: int = 0, epoch: int = 0
-    ) -> Sequence[CappedRow]:
-        """Set one domain's caps in all shards; give what is so then, by shard."""
-        rows: dict[int, CappedRow] = {}
+        self, domain: Domain, caps: Sequence[Cap], *, version: int = 0, epoch: int = 0,
+        known: Sequence[CappedRow] = (),
+    ) -> Sequence[CappedRow]:  # fmt: skip
+        """Set one domain's caps in all shards; give what is so then, by shard.
+
+        Shards where they are as they shall be by what is `known` are not asked.
+        """
+        rows = {n: row for n, row in enumerate(known) if _as_wanted(row, caps[n])}
         term = self._replica.require().term
 
         async def one(shard: int) -> None:
+            if shard in rows:
+                return
             command = shard_commands.SetCaps(
                 term=term, caps=(caps[shard],), version=version, epoch=epoch
             )
@@ -250,6 +259,10 @@ def _caps(
     by_bytes = quotas.share(limits[0], [r.bytes + r.held for r in rows], shard, need[0])
     by_inodes = quotas.share(limits[1], [r.inodes + r.promised for r in rows], shard, need[1])
     return [Cap(domain=domain, bytes=b, inodes=i) for b, i in zip(by_bytes, by_inodes, strict=True)]
+
+
+def _as_wanted(row: CappedRow, cap: Cap) -> bool:
+    return (row.cap_bytes, row.cap_inodes) == (cap.bytes, cap.inodes)
 
 
 def _lower(before: int, wanted: int) -> int:

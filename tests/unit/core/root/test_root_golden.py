@@ -20,7 +20,7 @@ GOLDEN = [
         ),
         "0199c40143a16e000102920201c401700300",
     ),
-    (records.Counters(), "0199010101010101c20101"),
+    (records.Counters(), "019a010101010101c2010100"),
     (
         records.NodeRecord(node=NODE, resting=NodeState.IN),
         "01949901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696ec290",
@@ -83,6 +83,7 @@ def test_records(record: object, stored: str) -> None:
 
 OLDER = [
     (records.Counters(), "0197010101010101c2"),
+    (records.Counters(), "0199010101010101c20101"),
     (records.PlacementRecord(members=(1, 2)), "0191920102"),
     (GOLDEN[2][0], "01929901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696e"),
 ]

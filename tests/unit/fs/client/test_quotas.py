@@ -1,0 +1,93 @@
+"""A client under quotas: EDQUOT at the write, what was accepted is committed, charges come back."""
+
+import errno
+import os
+
+import trio
+from world import open_world, run  # noqa: F401
+
+from cfs.core.api.quota import USER, Domain, MakeRoomReply
+from cfs.core.errors import FsError
+from cfs.core.ids import ROOT_INO
+from cfs.core.meta import commands, quota
+from cfs.core.meta.quota_commands import Cap
+
+MIB = 1 << 20
+ALICE = Domain(USER, 0)
+
+
+class NoMore:
+    """A root leader that has nothing to share out."""
+
+    asked = 0
+
+    async def call(self, group, method, request, *, timeout_s):
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        return MakeRoomReply(made=False)
+
+
+async def limit(world, size, inodes=-1, version=1):
+    cap = Cap(domain=ALICE, bytes=size, inodes=inodes)
+    command = commands.SetCaps(term=1, caps=(cap,), version=version)
+    batch = commands.Batch(world.clock.time_ns(), (command,))
+    leader = next(g for g in world.groups.values() if g.is_leader)
+    await leader.propose(commands.encode_batch(batch))
+
+
+def used(world):
+    return quota.usage(world.shared.state, ALICE)
+
+
+def test_a_write_that_does_not_fit_is_refused_and_what_was_accepted_is_kept():
+    async def scenario(world):
+        for service in world.services.values():
+            service.transactions.leaders = NoMore()
+        await limit(world, 20 * MIB)
+        files = await world.client("a")
+        fh, attr = await files.create_file(ROOT_INO, b"f", 0o644, os.O_RDWR)
+        kept = 0
+        try:
+            while kept < 40 * MIB:
+                kept += await files.write(fh, kept, bytes(MIB))
+        except FsError as error:
+            assert error.errno == errno.EDQUOT
+        assert 19 * MIB <= kept <= 20 * MIB
+        await files.fsync(fh)
+        assert (await files.getattr(attr.ino)).size == kept
+        assert used(world).bytes == kept + 1
+        await files.release(fh)
+        await trio.sleep(5)
+        assert used(world).held == 0
+        await files.setattr(attr.ino, size=0)
+        fh = await files.open(attr.ino, os.O_WRONLY)
+        assert await files.write(fh, 0, bytes(MIB)) == MIB
+        await files.fsync(fh)
+
+    run(scenario)
+
+
+def test_names_are_refused_at_once_and_charges_do_not_outlive_the_lease():
+    async def scenario(world):
+        for service in world.services.values():
+            service.transactions.leaders = NoMore()
+        a, b = await world.client("a"), await world.client("b")
+        await a.mkdir(ROOT_INO, b"before", 0o755)
+        await a.sync()
+        await limit(world, 100 * MIB, inodes=4)
+        fh, attr = await a.create_file(ROOT_INO, b"f", 0o644, os.O_RDWR)
+        await a.write(fh, 0, b"x")
+        assert used(world).held > MIB
+        assert (await b.getattr(attr.ino)).size == 1
+        await b.setattr(attr.ino, size=5)
+        assert used(world).held == 0, "the lease went, the charge with it"
+        await a.create_file(ROOT_INO, b"g", 0o644, os.O_RDWR)
+        for again in (a, b):
+            try:
+                await again.create_file(ROOT_INO, b"h", 0o644, os.O_RDWR)
+            except FsError as error:
+                assert error.errno == errno.EDQUOT
+            else:
+                raise AssertionError
+
+    run(scenario)
