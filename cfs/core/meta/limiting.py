@@ -46,7 +46,8 @@ def set_caps(draft: Draft, command: SetCaps) -> Capped:
     """Apply `SetCaps`. Raises Refused for a leader of the past, and while inodes do not count."""
     state = draft.state
     if command.term < state.quota_term:
-        raise Refused(f"a leader of term {state.quota_term} sets the caps")
+        later = state.quota_term
+        raise Refused(f"a leader of term {later} sets the caps", quota_term=later)
     state.quota_term = command.term
     if state.counted != quota.ALL:
         raise Refused("the shard still counts what is there: try again in a moment")

@@ -20,6 +20,7 @@ from cfs.core.root.notes import NoteEvent as NoteEvent
 from cfs.core.root.notes import NoteFindings as NoteFindings
 from cfs.core.root.quotas import ForgetQuota as ForgetQuota
 from cfs.core.root.quotas import PutQuota as PutQuota
+from cfs.core.root.quotas import RaiseTerm as RaiseTerm
 from cfs.core.root.records import CertificateRecord
 from cfs.core.root.snapshot_commands import BeginSnapshot as BeginSnapshot
 from cfs.core.root.snapshot_commands import DeleteSnapshot as DeleteSnapshot
@@ -355,7 +356,7 @@ AnyCommand = (
     | SetDisks | Tidied | Whole | RemoveNode | SetProfile | Set | BeginMoves | SwitchMoves
     | TurnMoves | EndMoves
     | BeginSnapshot | SettleSnapshot | DeleteSnapshot | ForgetSnapshot | SetSchedule
-    | KeepTrash | PutQuota | ForgetQuota
+    | KeepTrash | PutQuota | ForgetQuota | RaiseTerm
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

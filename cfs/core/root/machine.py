@@ -361,4 +361,5 @@ _APPLY: dict[type, Any] = {
     commands.KeepTrash: snapshots.keep_trash,
     commands.PutQuota: quotas.put,
     commands.ForgetQuota: quotas.forget,
+    commands.RaiseTerm: quotas.raise_term,
 }

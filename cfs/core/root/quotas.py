@@ -71,6 +71,12 @@ class ForgetQuota(Command, frozen=True, kw_only=True, tag="unquota"):
     domain: Domain
 
 
+class RaiseTerm(Command, frozen=True, kw_only=True, tag="quotaterm"):
+    """Let the terms that shards hear begin at `base`: after a restore they may know later ones."""
+
+    base: int
+
+
 def key_of(domain: Domain) -> bytes:
     """Key of a quota's record."""
     return QUOTA_PREFIX + bytes([domain.kind]) + domain.id.to_bytes(8, "big")
@@ -107,6 +113,14 @@ def forget(kv: Writer, command: ForgetQuota) -> int:
         raise Refused(f"the quota of {record.name} is in force: remove it first")
     kv.delete(key_of(command.domain))
     return _count(kv, get_counters(kv).quota_version + 1)
+
+
+def raise_term(kv: Writer, command: RaiseTerm) -> int:
+    """Apply `RaiseTerm`."""
+    counters = get_counters(kv)
+    base = max(counters.quota_base, command.base)
+    records.put_counters(kv, msgspec.structs.replace(counters, quota_base=base))
+    return base
 
 
 def _count(kv: Writer, version: int) -> int:

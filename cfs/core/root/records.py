@@ -91,6 +91,8 @@ class Counters(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     next_snapshot: int = 1
     quota_version: int = 0
     """Of the set of what is limited by quotas."""
+    quota_base: int = 0
+    """Added to the leader's term where shards remember it; see `quotas.RaiseTerm`."""
 
 
 class NodeRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -197,7 +197,8 @@ class Quotas:
         Shards where they are as they shall be by what is `known` are not asked.
         """
         rows = {n: row for n, row in enumerate(known) if _as_wanted(row, caps[n])}
-        term = self._replica.require().term
+        base = get_counters(self._replica.state).quota_base
+        term = base + self._replica.require().term
 
         async def one(shard: int) -> None:
             if shard in rows:
@@ -206,13 +207,27 @@ class Quotas:
                 term=term, caps=(caps[shard],), version=version, epoch=epoch
             )
             group = group_of(ShardId(shard))
-            result = await self._shards.command(group, command, timeout_s=ASK_S)
+            try:
+                result = await self._shards.command(group, command, timeout_s=ASK_S)
+            except Refused as error:
+                await self._outdo(error, term - base)
+                raise
             assert isinstance(result, Capped)
             assert result.rows[0].domain == domain
             rows[shard] = result.rows[0]
 
         await self._everywhere(one)
         return [rows[shard] for shard in range(self._count)]
+
+    async def _outdo(self, error: Refused, term: int) -> None:
+        """After a restore shards may remember a later term than this leader's: go beyond it.
+
+        That this can be proposed proves that there is no later leader.
+        """
+        later = error.detail.get("quota_term")
+        if later is not None:
+            await self._replica.propose(quotas.RaiseTerm(base=later + 1 - term))
+            raise Unavailable("shards knew a later leader; try again") from error
 
     async def _ask(self, query: queries.Query, kind: type[Any]) -> list[Any]:
         answers: dict[int, Any] = {}

@@ -20,7 +20,7 @@ GOLDEN = [
         ),
         "0199c40143a16e000102920201c401700300",
     ),
-    (records.Counters(), "019a010101010101c2010100"),
+    (records.Counters(), "019b010101010101c201010000"),
     (
         records.NodeRecord(node=NODE, resting=NodeState.IN),
         "01949901a16da46d657461a16802a164a2696ecb3ff000000000000009a2696ec290",

@@ -3,8 +3,9 @@
 import errno
 import os
 
+import pytest
 import trio
-from world import open_world, run  # noqa: F401
+from world import run
 
 from cfs.core.api.quota import USER, Domain, MakeRoomReply
 from cfs.core.errors import FsError
@@ -47,11 +48,10 @@ def test_a_write_that_does_not_fit_is_refused_and_what_was_accepted_is_kept():
         files = await world.client("a")
         fh, attr = await files.create_file(ROOT_INO, b"f", 0o644, os.O_RDWR)
         kept = 0
-        try:
+        with pytest.raises(FsError) as error:
             while kept < 40 * MIB:
                 kept += await files.write(fh, kept, bytes(MIB))
-        except FsError as error:
-            assert error.errno == errno.EDQUOT
+        assert error.value.errno == errno.EDQUOT
         assert 19 * MIB <= kept <= 20 * MIB
         await files.fsync(fh)
         assert (await files.getattr(attr.ino)).size == kept
@@ -83,11 +83,8 @@ def test_names_are_refused_at_once_and_charges_do_not_outlive_the_lease():
         assert used(world).held == 0, "the lease went, the charge with it"
         await a.create_file(ROOT_INO, b"g", 0o644, os.O_RDWR)
         for again in (a, b):
-            try:
+            with pytest.raises(FsError) as error:
                 await again.create_file(ROOT_INO, b"h", 0o644, os.O_RDWR)
-            except FsError as error:
-                assert error.errno == errno.EDQUOT
-            else:
-                raise AssertionError
+            assert error.value.errno == errno.EDQUOT
 
     run(scenario)
