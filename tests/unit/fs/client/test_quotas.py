@@ -48,9 +48,14 @@ def test_a_write_that_does_not_fit_is_refused_and_what_was_accepted_is_kept():
         files = await world.client("a")
         fh, attr = await files.create_file(ROOT_INO, b"f", 0o644, os.O_RDWR)
         kept = 0
-        with pytest.raises(FsError) as error:
+
+        async def fill():
+            nonlocal kept
             while kept < 40 * MIB:
                 kept += await files.write(fh, kept, bytes(MIB))
+
+        with pytest.raises(FsError) as error:
+            await fill()
         assert error.value.errno == errno.EDQUOT
         assert 19 * MIB <= kept <= 20 * MIB
         await files.fsync(fh)
