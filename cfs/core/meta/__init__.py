@@ -12,6 +12,7 @@ keys          how every record is keyed
 records       what every record holds, byte for byte; versions and migration
 draft         the changes of one operation, all or nothing; clock, counters, references
 quota         what trees, users and groups use, counted with every change; the caps
+ledger        what a batch changes in those counts
 limiting      caps, charges, marking trees
 needs         the room in quotas an operation needs, seen before it is applied
 totals        what is used, by the counters and counted afresh

@@ -16,11 +16,11 @@ import errno
 from collections.abc import Iterator
 
 from cfs.core.api.meta import Attr
-from cfs.core.api.quota import Domain
 from cfs.core.errors import FsError
 from cfs.core.ids import SERIAL_BITS, Ino, ShardId, SiteId, make_ino, serial_of
 from cfs.core.kv import Writer
-from cfs.core.meta import keys, quota, versions
+from cfs.core.meta import keys, versions
+from cfs.core.meta.ledger import Ledger
 from cfs.core.meta.records import (
     COUNT,
     INLINE,
@@ -28,13 +28,11 @@ from cfs.core.meta.records import (
     MARK,
     PRESENT,
     STATE,
-    USAGE,
     Count,
     Inode,
     Mark,
     Present,
     State,
-    Usage,
 )
 
 _TIME_MAX = (1 << 63) - 1
@@ -59,10 +57,7 @@ class Draft:
         self._marks: dict[tuple[int, int], int] = {}
         self._kept: dict[tuple[int, int], int] = {}
         self._repacked: set[bytes] = set()
-        self._usages: dict[Domain, Usage] = {}
-        self._promised: dict[Domain, int] = {}
-        self.enforced = False
-        """The operation is refused when it would pass a quota."""
+        self.ledger = Ledger(kv)
         self.now = 0
         self.tick()
         self._saved = copy.copy(self.state)
@@ -80,9 +75,7 @@ class Draft:
 
         Not `changed`: only its answer is recorded, the namespace is as it was.
         """
-        usages: dict[Domain, Usage] = {}
-        if self._inodes or self._promised:
-            usages = quota.count(self, self._inodes, self._promised, enforce=self.enforced)
+        uses = self.ledger.look(self, self._inodes)
         if self.state.snapshots:
             self._keep_versions()
         since, put, delete = self.state.epoch, self.kv.put, self.kv.delete
@@ -96,10 +89,8 @@ class Draft:
             else:
                 put(keys.inode(ino), value)
         self._known.update(self._inodes)
-        self._usages.update(usages)
         self._inodes.clear()
-        self._promised.clear()
-        self.enforced = False
+        self.ledger.take(uses)
         for key, value in self._changes.items():
             if value is None:
                 delete(key)
@@ -124,20 +115,13 @@ class Draft:
         self._marks.clear()
         self._kept.clear()
         self._repacked.clear()
-        self._promised.clear()
-        self.enforced = False
+        self.ledger.forget()
         self.state = copy.copy(self._saved)
         self.tick()
 
     def close(self) -> None:
         """Write the shard's state and what quotas count; the batch is over."""
-        for domain, usage in self._usages.items():
-            key = keys.usage(domain.kind, domain.id)
-            if usage == Usage():
-                self.kv.delete(key)
-            else:
-                self.kv.put(key, USAGE.encode(usage, self.state.epoch))
-        self._usages.clear()
+        self.ledger.write(self.state.epoch)
         self.kv.put(keys.STATE, STATE.encode(self.state, self.state.epoch))
 
     # --- the view
@@ -262,21 +246,6 @@ class Draft:
             return self._known[ino]
         value = self.kv.get(keys.inode(ino))
         return None if value is None else INODE.decode(value)
-
-    def usage(self, domain: Domain) -> Usage:
-        """Give what a domain used before the operation."""
-        usage = self._usages.get(domain)
-        if usage is None:
-            usage = self._usages[domain] = quota.usage(self.kv, domain)
-        return usage
-
-    def set_usage(self, domain: Domain, usage: Usage) -> None:
-        """Set what a domain uses or its caps, at once: nothing that follows may be refused."""
-        self._usages[domain] = usage
-
-    def promise(self, domain: Domain, inodes: int) -> None:
-        """Promise inodes to a transaction, or (negative) take the promise back."""
-        self._promised[domain] = self._promised.get(domain, 0) + inodes
 
     # --- references
 

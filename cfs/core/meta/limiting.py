@@ -34,7 +34,7 @@ def charge(draft: Draft, session: int, op: Charge) -> tuple[Attr, ...]:
         raise FsError(errno.EFBIG, f"size {op.size} is beyond {files.SIZE_MAX}")
     charged = 0
     if op.size > inode.size:
-        left = min(quota.room(draft.usage(d))[0] for d in quota.domains(inode))
+        left = min(quota.room(draft.ledger.usage(d))[0] for d in quota.domains(inode))
         spare = left - (op.size - max(inode.size, inode.charged))
         charged = op.size + max(0, min(op.want - op.size, spare // AMPLE))
     if charged != inode.charged:
@@ -55,8 +55,8 @@ def set_caps(draft: Draft, command: SetCaps) -> Capped:
         state.limits = max(state.limits, command.version)
     rows: list[CappedRow] = []
     for cap in command.caps:
-        there = _capped(draft.usage(cap.domain), cap)
-        draft.set_usage(cap.domain, there)
+        there = _capped(draft.ledger.usage(cap.domain), cap)
+        draft.ledger.set_usage(cap.domain, there)
         rows.append(
             CappedRow(
                 domain=cap.domain,
@@ -133,13 +133,13 @@ def recount(draft: Draft, command: Recount) -> Reclaimed:
     if command.begin:
         draft.state.counted = 0
         for domain, there in list(quota.usages(draft.kv)):
-            draft.set_usage(domain, replace(there, bytes=0, inodes=0, held=0))
+            draft.ledger.set_usage(domain, replace(there, bytes=0, inodes=0, held=0))
     return Reclaimed(done=draft.state.counted == quota.ALL)
 
 
 def hold(draft: Draft, project: int, uid: int, gid: int, inodes: int) -> None:
     """Promise an inode that a transaction is to make, or take the promise back."""
     if project:
-        draft.promise(Domain(TREE, project), inodes)
-    draft.promise(Domain(USER, uid), inodes)
-    draft.promise(Domain(GROUP, gid), inodes)
+        draft.ledger.promise(Domain(TREE, project), inodes)
+    draft.ledger.promise(Domain(USER, uid), inodes)
+    draft.ledger.promise(Domain(GROUP, gid), inodes)

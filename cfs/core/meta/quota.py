@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import itertools
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -43,14 +43,17 @@ ALL = (1 << 64) - 1
 """`State.counted` of a shard that counts every inode."""
 STEP_INODES = 256
 """Inodes that an entry begins to count beside its own work."""
+_KIND, _DIRECTORY = 0o170000, stat.S_IFDIR
 
-_BYTES, _HELD, _INODES, _PROMISED, _ASKED = range(5)
+Owners = tuple[int, int, int]
+"""Tree, user and group that an inode counts for."""
+Sums = dict[Owners, list[int]]
+"""Bytes, bytes held, inodes, and bytes that may be refused, by whom they count for."""
 
 
 def domains(there: Inode | Attr) -> tuple[Domain, ...]:
     """Give the domains an inode counts in."""
-    owners = Domain(USER, there.uid), Domain(GROUP, there.gid)
-    return (Domain(TREE, there.project), *owners) if there.project else owners
+    return _owned(there.project, there.uid, there.gid)
 
 
 def usage(kv: Reader, domain: Domain) -> Usage:
@@ -86,50 +89,58 @@ def room(there: Usage) -> tuple[int, int]:
 # --- counting ------------------------------------------------------------------------------------
 
 
-def count(
-    draft: Draft, changed: Mapping[int, Inode | None], promised: Mapping[Domain, int],
-    *, enforce: bool,
-) -> dict[Domain, Usage]:  # fmt: skip
-    """Give what the domains use after inodes have changed. Raises EDQUOT if `enforce`."""
-    sums: dict[Domain, list[int]] = {}
+def count(draft: Draft, changed: Mapping[int, Inode | None]) -> Sums:
+    """Give by how much what is used changes with these inodes."""
+    sums: Sums = {}
+    counted = draft.state.counted
     for ino, after in changed.items():
-        if ino > draft.state.counted:
+        if ino > counted:
             continue
         before = draft.before(ino)
-        if before is after or (before and after and _weighs_the_same(before, after)):
-            continue
-        if before is not None:
+        if before is None:
+            if after is not None:
+                _weigh(sums, after, 1)
+        elif after is None:
             _weigh(sums, before, -1)
-        if after is not None:
+        elif not _weighs_the_same(before, after):
+            _weigh(sums, before, -1)
             _weigh(sums, after, 1)
-    for domain, number in promised.items():
-        sums.setdefault(domain, [0] * 5)[_PROMISED] += number
-    found: dict[Domain, Usage] = {}
-    for domain, by in sums.items():
-        if not any(by):
-            continue
-        there = draft.usage(domain)
-        then = replace(
-            there,
-            bytes=there.bytes + by[_BYTES],
-            held=there.held + by[_HELD],
-            inodes=there.inodes + by[_INODES],
-            promised=there.promised + by[_PROMISED],
-        )
-        assert min(then.bytes, then.held, then.inodes, then.promised) >= 0, domain
-        if enforce and is_limited(then):
-            _check(domain, then, by)
-        found[domain] = then
+    return sums
+
+
+def spread(sums: Sums) -> dict[Domain, list[int]]:
+    """Give the sums of each domain."""
+    found: dict[Domain, list[int]] = {}
+    for (project, uid, gid), by in sums.items():
+        for domain in _owned(project, uid, gid):
+            there = found.get(domain)
+            found[domain] = by if there is None else [x + y for x, y in zip(there, by, strict=True)]
     return found
 
 
-def _check(domain: Domain, then: Usage, by: list[int]) -> None:
-    bytes_left, inodes_left = room(then)
-    short = "bytes" if by[_ASKED] > 0 > bytes_left else ""
-    if by[_INODES] + by[_PROMISED] > 0 > inodes_left:
-        short = "inodes"
-    if short:
-        raise exceeded(domain, short)
+def added(there: Usage, by: list[int]) -> Usage:
+    """Give what a domain uses after a change."""
+    then = replace(
+        there, bytes=there.bytes + by[0], held=there.held + by[1], inodes=there.inodes + by[2]
+    )
+    assert min(then.bytes, then.held, then.inodes) >= 0, then
+    return then
+
+
+def check(usage_of: Callable[[Domain], Usage], sums: Sums, promised: Mapping[Domain, int]) -> None:
+    """Raise EDQUOT when a change would pass a cap."""
+    differences = spread(sums)
+    for domain in {**differences, **promised}:
+        there = usage_of(domain)
+        if not is_limited(there):
+            continue
+        by = differences.get(domain, [0, 0, 0, 0])
+        bytes_left, inodes_left = room(there)
+        inodes = by[2] + promised.get(domain, 0)
+        if by[3] > 0 > bytes_left - by[0] - by[1]:
+            raise exceeded(domain, "bytes")
+        if inodes > 0 > inodes_left - inodes:
+            raise exceeded(domain, "inodes")
 
 
 def exceeded(domain: Domain, what: str) -> FsError:
@@ -149,27 +160,34 @@ def _weighs_the_same(one: Inode, other: Inode) -> bool:
     )
 
 
-def _weigh(sums: dict[Domain, list[int]], inode: Inode, sign: int) -> None:
+def _weigh(sums: Sums, inode: Inode, sign: int) -> None:
     if inode.trashed:
         return
-    held = max(0, inode.charged - inode.size)
-    asked = 0 if stat.S_ISDIR(inode.mode) else inode.size + held
-    for domain in domains(inode):
-        by = sums.get(domain)
-        if by is None:
-            by = sums[domain] = [0] * 5
-        by[_BYTES] += sign * inode.size
-        by[_HELD] += sign * held
-        by[_INODES] += sign
-        by[_ASKED] += sign * asked
+    size, held = inode.size, 0
+    if inode.charged > size:
+        held = inode.charged - size
+    owners = (inode.project, inode.uid, inode.gid)
+    by = sums.get(owners)
+    if by is None:
+        by = sums[owners] = [0, 0, 0, 0]
+    by[0] += sign * size
+    by[1] += sign * held
+    by[2] += sign
+    if inode.mode & _KIND != _DIRECTORY:
+        by[3] += sign * (size + held)
+
+
+def _owned(project: int, uid: int, gid: int) -> tuple[Domain, ...]:
+    owners = Domain(USER, uid), Domain(GROUP, gid)
+    return (Domain(TREE, project), *owners) if project else owners
 
 
 def count_all(inodes: Iterable[Inode]) -> dict[Domain, tuple[int, int]]:
     """Count bytes and inodes of domains afresh, as a check."""
-    sums: dict[Domain, list[int]] = {}
+    sums: Sums = {}
     for inode in inodes:
         _weigh(sums, inode, 1)
-    return {domain: (by[_BYTES], by[_INODES]) for domain, by in sums.items()}
+    return {domain: (by[0], by[2]) for domain, by in spread(sums).items()}
 
 
 def step(draft: Draft) -> None:
@@ -179,20 +197,10 @@ def step(draft: Draft) -> None:
         return
     scan = draft.kv.scan(keys.inode(state.counted + 1), prefix_end(b"i"))
     found = list(itertools.islice(scan, STEP_INODES))
-    sums: dict[Domain, list[int]] = {}
+    sums: Sums = {}
     for _, value in found:
         _weigh(sums, INODE.decode(value), 1)
-    for domain, by in sums.items():
-        there = draft.usage(domain)
-        draft.set_usage(
-            domain,
-            replace(
-                there,
-                bytes=there.bytes + by[_BYTES],
-                held=there.held + by[_HELD],
-                inodes=there.inodes + by[_INODES],
-            ),
-        )
+    draft.ledger.take(sums)
     state.counted = keys.number_at(found[-1][0], 1) if len(found) == STEP_INODES else ALL
     draft.commit(changed=False)
 

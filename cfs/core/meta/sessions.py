@@ -222,7 +222,7 @@ def _apply(draft: Draft, session: int, seq: int, op: ClientOp) -> OpResult:
         else:
             result = OpResult(attrs=_APPLY[type(op)](draft, session, op))
         draft.put(key, ANSWER.encode(result, since))
-        draft.enforced = True
+        draft.ledger.enforced = True
         draft.commit()
     except (Retryable, Corrupt):
         raise

@@ -40,7 +40,7 @@ def prepare(draft: Draft, command: TxnPrepare) -> Prepared:
     if decided is not None:
         raise Refused("the transaction is over", committed=decided.commit)
     inos = _hold(draft, command.txid, command.coordinator, command.steps)
-    draft.enforced = True
+    draft.ledger.enforced = True
     _remember(
         draft,
         command.txid,
