@@ -141,10 +141,11 @@ def test_a_stream_is_cut_as_a_run_is(seed: int, *, whole: bool) -> None:
 
 def test_a_stream_that_ends_in_repeats_of_what_has_landed() -> None:
     async def main() -> None:
+        uploader = Cluster(3, Profile(2, 1)).uploader()
         for megabytes in (5, 9, 16, 23):
             data = bytes(megabytes << 20)
             feed = Given(parts_of(data, megabytes), whole=True)
-            await Cluster(3, Profile(2, 1)).uploader().stream(feed)
+            await uploader.stream(feed)
             assert sum(e.length for e in feed.extents) == len(data)
 
     run(main)
