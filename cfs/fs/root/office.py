@@ -125,10 +125,12 @@ class RootOffice:
             detector=self.detector,
             status=self._status(node_id, view, shards),
             admin=self._admin(clock, entropy, redundancy, insight),
-            quotas=self._quota_commands,
             clock=clock,
         )
-        self.handlers: Mapping[str, Handler] = service.handlers
+        self.handlers: Mapping[str, Handler] = {
+            **service.handlers,
+            **self._quota_commands.handlers,
+        }
 
     def _status(self, node_id: int, view: ClusterView, shards: Shards) -> StatusBuilder:
         return StatusBuilder(

@@ -23,6 +23,7 @@ from cfs.core.api.quota import (
     GetQuota,
     GetQuotaReply,
     MakeRoom,
+    MakeRoomReply,
 )
 from cfs.core.errors import CfsError, Malformed, Refused
 from cfs.core.ids import ROOT_INO
@@ -35,6 +36,7 @@ from cfs.fs.root.paths import Paths
 from cfs.fs.root.quotas import Quotas
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
+from cfs.net.handlers import Context, Handler
 
 _Arguments = dict[str, Any]
 _LIMITS = {
@@ -65,6 +67,11 @@ class QuotaCommands:
             "quota_list": Command(self._list, frozenset({"everybody"})),
             "quota_check": Command(self._check, frozenset()),
         }
+        self.handlers: Mapping[str, Handler] = {
+            "root.room": self._room,
+            "root.quota": self._quota_of,
+        }
+        """Methods that shards' leaders and clients call."""
 
     async def _set(self, arguments: _Arguments, by: str) -> dict[str, Any]:
         domain = _domain(arguments)
@@ -231,12 +238,12 @@ class QuotaCommands:
 
     # --- what others ask
 
-    async def room(self, request: MakeRoom) -> bool:
-        """Answer `MakeRoom`."""
-        return await self._worker.make_room(request)
+    async def _room(self, _context: Context, request: MakeRoom, _payload: Any) -> MakeRoomReply:
+        self._replica.require()
+        return MakeRoomReply(made=await self._worker.make_room(request))
 
-    async def quota_of(self, request: GetQuota) -> GetQuotaReply:
-        """Answer `GetQuota`."""
+    async def _quota_of(self, _context: Context, request: GetQuota, _payload: Any) -> GetQuotaReply:
+        await self._replica.read()
         domain = Domain(TREE, request.tree)
         record = quotas.find(self._replica.state, domain)
         if record is None or record.phase != QuotaPhase.ACTIVE:

@@ -15,7 +15,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cfs.core.api import meta, quota, root, scrub
+from cfs.core.api import meta, root, scrub
 from cfs.core.api.cluster import Role
 from cfs.core.api.snapshots import GetSnapshots, GetSnapshotsReply
 from cfs.core.errors import Refused, Unavailable
@@ -24,7 +24,6 @@ from cfs.core.root.machine import check_token
 from cfs.core.root.records import TokenRecord
 from cfs.fs.root.admin import AdminCommands
 from cfs.fs.root.detector import Detector
-from cfs.fs.root.quota_commands import QuotaCommands
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.status import StatusBuilder
 from cfs.fs.root.vault import Vault
@@ -48,7 +47,6 @@ class RootService:
         detector: Detector,
         status: StatusBuilder,
         admin: AdminCommands,
-        quotas: QuotaCommands,
         clock: WallClock,
     ) -> None:
         self._replica = replica
@@ -57,7 +55,6 @@ class RootService:
         self._detector = detector
         self._status_builder = status
         self._admin_commands = admin
-        self._quotas = quotas
         self._clock = clock
         self.handlers: Mapping[str, Handler] = {
             "root.map": self._map,
@@ -70,8 +67,6 @@ class RootService:
             "root.admin": self._admin,
             "root.findings": self._findings,
             "root.snapshots": self._snapshots,
-            "root.room": self._room,
-            "root.quota": self._quota,
         }
 
     def _map(self, _context: Context, request: root.GetMap, _payload: Any) -> root.GetMapReply:
@@ -182,18 +177,6 @@ class RootService:
         self, _context: Context, _request: GetSnapshots, _payload: Any
     ) -> GetSnapshotsReply:
         return GetSnapshotsReply(snapshots=snapshots.ready(await self._replica.read()))
-
-    async def _room(
-        self, _context: Context, request: quota.MakeRoom, _payload: Any
-    ) -> quota.MakeRoomReply:
-        self._replica.require()
-        return quota.MakeRoomReply(made=await self._quotas.room(request))
-
-    async def _quota(
-        self, _context: Context, request: quota.GetQuota, _payload: Any
-    ) -> quota.GetQuotaReply:
-        await self._replica.read()
-        return await self._quotas.quota_of(request)
 
     # --- certificates
 
