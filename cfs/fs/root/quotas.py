@@ -103,9 +103,23 @@ class Quotas:
                 record = quotas.find(self._replica.state, want.domain)
                 if record is None or record.phase != QuotaPhase.ACTIVE:
                     continue
+                if not await self._has_room(record, want):
+                    made = False  # seen without an entry in any log: who is refused may ask often
+                    continue
                 rows = await self._share(record, request.shard, want)
                 made = made and _suffices(rows[request.shard], want)
         return made
+
+    async def _has_room(self, record: QuotaRecord, want: Want) -> bool:
+        taken = inodes = 0
+        query = totals.UsageOf(domains=(record.domain,))
+        for answer in await self._ask(query, totals.UsageRows):
+            taken += answer.rows[0].bytes + answer.rows[0].held
+            inodes += answer.rows[0].inodes
+        limits = quotas.limits(record, self._now_ms())
+        return (limits[0] == UNLIMITED or not want.bytes or taken + want.bytes <= limits[0]) and (
+            limits[1] == UNLIMITED or not want.inodes or inodes + want.inodes <= limits[1]
+        )
 
     async def renew(self, record: QuotaRecord) -> None:
         """Share a quota out anew, as after a change of its limits."""
