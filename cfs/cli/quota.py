@@ -162,12 +162,12 @@ def _of(
     if group:
         return GROUP, _number(group, _group_number, "group"), f"group {group}"
     assert tree is not None
-    if gone is not None and not tree.exists():
-        # the directory may be gone; its quota has the name it was set by
-        for row in gone["quotas"]:
-            if row["kind"] == "tree" and row.get("name") == str(tree):
-                return TREE, row["id"], str(tree)
     place = place_of(tree)
+    if gone is not None and not place.path.exists():
+        # the directory is gone; its quota has the name it was set by
+        for row in gone["quotas"]:
+            if row["kind"] == "tree" and row.get("gone") and row["name"] == place.inside:
+                return TREE, row["id"], place.inside
     if not place.path.is_dir() or place.path.is_symlink():
         raise Refused(f"{tree} is not a directory; a quota is of a directory and all below it")
     return TREE, place.path.stat().st_ino, place.inside
@@ -219,7 +219,7 @@ def _limit(value: int, *, as_bytes: bool = False) -> str:
 def _state(row: dict[str, Any]) -> str:
     if "state" not in row:
         return ""
-    said = []
+    said = ["removed: cfs quota remove it too"] if row.get("gone") else []
     for what in ("bytes", "inodes"):
         since_ms = row[f"{what}_over_ms"]
         if since_ms:

@@ -149,11 +149,13 @@ class QuotaCommands:
             row = {"kind": NAMES[domain.kind], "id": domain.id, "bytes": used[domain][0],
                    "inodes": used[domain][1]}  # fmt: skip
             if record is not None:
-                path = record.name
+                path, gone = record.name, False
                 if domain.kind == TREE:
                     path = await self._paths.path_of(domain.id)
+                    gone = not path.startswith("/")
                 shown = {
-                    "name": path,
+                    "name": record.name if gone else path,
+                    "gone": gone,
                     "state": record.phase.name.lower(),
                     "bytes_hard": record.bytes_hard,
                     "bytes_soft": record.bytes_soft,
