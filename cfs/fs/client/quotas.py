@@ -85,7 +85,7 @@ class Quotas:
 
     def limited(self, shard: int, *domains: Domain) -> bool | None:
         """Tell whether any of these is limited in a shard; None: that is not known (`learn`)."""
-        version = self._session.limits(shard)
+        version = self._version(shard)
         if not version:
             return False
         known = self._known.get(shard)
@@ -102,11 +102,18 @@ class Quotas:
             shard, "meta.limits", request, deadline=deadline
         )
         self._known[shard] = reply.version, frozenset(reply.domains)
-        self._session.heard_limits(shard, reply.version)
+        state = self._session.known(shard)
+        if state is not None:
+            state.limits = max(state.limits, reply.version)
+
+    def _version(self, shard: int) -> int:
+        """Give the version of what is limited in a shard; 0: nothing, -1: it is not known."""
+        state = self._session.known(shard)
+        return -1 if state is None else state.limits
 
     def may_make(self, shard: int, directory: Attr, op: meta.Create) -> bool:
         """Tell whether what is made in a directory needs no room in any quota."""
-        if not self._session.limits(shard):
+        if not self._version(shard):
             return True
         heir = change.inherit(directory, op)
         owners = [Domain(USER, heir["uid"]), Domain(GROUP, heir["gid"])]
@@ -116,7 +123,7 @@ class Quotas:
 
     def may_set(self, shard: int, attr: Attr, op: meta.SetAttr, charged: int) -> bool:
         """Tell whether a change of attributes needs no room in any quota."""
-        if not self._session.limits(shard):
+        if not self._version(shard):
             return True
         gaining: tuple[Domain, ...] = ()
         if op.size is not None and op.size > max(attr.size, charged):
@@ -134,7 +141,7 @@ class Quotas:
         if end <= file.size or end <= file.charged:
             return True
         shard = file.node.shard
-        if not self._session.limits(shard):
+        if not self._version(shard):
             return True
         attr = file.node.attr
         return attr is not None and self.limited(shard, *quota.domains(attr)) is False

@@ -79,15 +79,9 @@ class Session:
         state = self._shards.get(shard)
         return 0.0 if state is None else max(0.0, state.trust_until - trio.current_time())
 
-    def limits(self, shard: int) -> int:
-        """Give the version of what is limited in a shard; 0: nothing, -1: it is not known."""
-        state = self._shards.get(shard)
-        return -1 if state is None else state.limits
-
-    def heard_limits(self, shard: int, version: int) -> None:
-        """Note the version of what is limited in a shard."""
-        state = self._shards[shard]
-        state.limits = max(state.limits, version)
+    def known(self, shard: int) -> ShardSession | None:
+        """Give the session in a shard, if the shard is in use."""
+        return self._shards.get(shard)
 
     async def ensure(self, shard: int, deadline: float) -> ShardSession:
         """Return once leases in `shard` are trusted. Raises DeadlineExceeded."""
