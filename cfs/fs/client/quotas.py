@@ -37,6 +37,7 @@ from cfs.core.api.quota import (
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import ROOT_GROUP
 from cfs.core.meta import change, quota
+from cfs.net.tasks import open_tasks
 
 if TYPE_CHECKING:
     from cfs.fs.client.file import File
@@ -191,7 +192,7 @@ class Quotas:
     async def _run(self) -> None:
         while True:
             await trio.sleep(LOOK_S)
-            async with trio.open_nursery() as nursery:
+            async with open_tasks() as nursery:
                 for ino, resting in list(self._charged.items()):
                     if self._is_over(resting):
                         del self._charged[ino]

@@ -32,6 +32,7 @@ from cfs.fs.root.sweep import Shards
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
 from cfs.net.ports import WallClock
+from cfs.net.tasks import open_tasks
 
 _LOG = structlog.get_logger()
 
@@ -270,7 +271,7 @@ class Quotas:
                 except CfsError as error:
                     failures.append(error)
 
-        async with trio.open_nursery() as nursery:
+        async with open_tasks() as nursery:
             for shard in range(self._count):
                 nursery.start_soon(one, shard)
         if failures:
