@@ -40,6 +40,7 @@ class Mutations:
     async def run(self, led: LedShard, peer: Any, request: meta.Mutate) -> meta.MutateReply:
         """Apply the operations, each exactly once; see `meta.Mutate`."""
         session = led.table.known(request.session, peer)
+        await led.rooms.make(self._transactions.ask, request.ops)
         freezer = led.freezer
         if freezer.epoch:
             await freezer.admitted(session.session, request)
@@ -52,7 +53,6 @@ class Mutations:
     async def _run(self, led: LedShard, session: Session, request: meta.Mutate) -> meta.MutateReply:
         if not led.group.readable():
             await led.group.read_barrier()  # everything the old leader committed is applied now
-        await led.rooms.make(self._transactions.ask, request.ops)
         results: list[OpResult] = []
         ops = tuple(_thinned(led, session.session, op) for op in request.ops)
         request = msgspec.structs.replace(request, ops=ops)

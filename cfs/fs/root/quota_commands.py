@@ -46,7 +46,7 @@ _LIMITS = {
     "inodes_soft": "inodes_soft",
     "grace_s": "grace_s",
 }
-TRIES = 5
+TRIES = 3
 """Counts of a shard that clients change meanwhile."""
 
 

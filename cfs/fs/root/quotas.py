@@ -73,21 +73,21 @@ class Quotas:
 
     async def enforce(self, record: QuotaRecord) -> QuotaRecord:
         """Bring a quota that is being limited into force. Raises Retryable."""
-        async with self._sharing:
-            version = get_counters(self._replica.state).quota_version
-            epoch = STILL_BASE + version
-            limits = quotas.limits(record, self._now_ms())
+        version = get_counters(self._replica.state).quota_version
+        epoch = STILL_BASE + version
+        limits = quotas.limits(record, self._now_ms())
 
-            async def set_caps() -> None:
+        async def set_caps() -> None:
+            async with self._sharing:
                 rows = await self._set(record.domain, [Cap(domain=record.domain)] * self._count)
                 caps = _caps(record.domain, limits, rows)
                 await self._set(record.domain, caps, version=version, epoch=epoch)
 
-            try:
-                await self._hold_still(epoch, set_caps)
-            except Refused as error:
-                raise Unavailable(str(error)) from error
-            return await self.put(record, phase=QuotaPhase.ACTIVE)
+        try:
+            await self._hold_still(epoch, set_caps)
+        except Refused as error:
+            raise Unavailable(str(error)) from error
+        return await self.put(record, phase=QuotaPhase.ACTIVE)
 
     async def lift(self, domain: Domain) -> None:
         """Take a domain's caps away."""
@@ -102,8 +102,10 @@ class Quotas:
         for want in request.wants:
             async with self._sharing:
                 record = quotas.find(self._replica.state, want.domain)
-                if record is None or record.phase != QuotaPhase.ACTIVE:
+                if record is None or record.phase in {QuotaPhase.MARKING, QuotaPhase.CLEARING}:
                     continue
+                if record.phase == QuotaPhase.LIMITING:
+                    raise Unavailable(f"the quota of {record.name} is just being set")
                 if not await self._has_room(record, want):
                     made = False  # seen without an entry in any log: who is refused may ask often
                     continue
