@@ -39,7 +39,7 @@ from cfs.net.tasks import open_tasks
 _T = TypeVar("_T")
 _Args = TypeVarTuple("_Args")
 
-_PREPARING_MAX = 2
+_PREPARING_MAX = 3
 """Batches of one write being sealed at once."""
 _HOP_BYTES = 32 << 10
 """Cutting and sealing below this (about 60 us) costs less than handing it to a thread."""
@@ -49,11 +49,11 @@ _HOP_BYTES = 32 << 10
 class Limits:
     """Bounds of one Uploader."""
 
-    batch_bytes: int = 4 << 20
+    batch_bytes: int = 8 << 20
     """Plain bytes that make a hop; at least 1 MiB."""
-    bytes_in_flight: int = 32 << 20
+    bytes_in_flight: int = 64 << 20
     """Plain bytes between being taken up and being durable."""
-    segments_in_flight: int = 4
+    segments_in_flight: int = 8
 
 
 @dataclass(frozen=True, slots=True)
