@@ -93,3 +93,75 @@ def test_names_are_refused_at_once_and_charges_do_not_outlive_the_lease():
             assert error.value.errno == errno.EDQUOT
 
     run(scenario)
+
+
+def test_four_writers_of_two_clients_fill_a_quota_and_keep_all_they_were_promised():
+    async def scenario(world):
+        for service in world.services.values():
+            service.transactions.leaders = NoMore()
+        limit_bytes = 30 * MIB
+        await limit(world, limit_bytes)
+        clients = [await world.client(name) for name in ("a", "b")]
+        kept = {}
+
+        async def writer(number):
+            files = clients[number % 2]
+            for name in range(100):
+                path = b"w%d.%d" % (number, name)
+                try:
+                    fh, attr = await files.create_file(ROOT_INO, path, 0o644, os.O_WRONLY)
+                    kept[attr.ino] = 0
+                    for _ in range(24):
+                        kept[attr.ino] += await files.write(fh, kept[attr.ino], bytes(100_000))
+                    await files.release(fh)
+                except FsError as error:
+                    if error.errno != errno.EDQUOT:
+                        raise
+                    return
+            raise AssertionError("never refused")
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(writer, number)
+        for files in clients:
+            await files.sync()
+        sizes = {ino: (await clients[0].getattr(ino)).size for ino in kept}
+        assert sizes == kept, "nothing accepted is lost"
+        total = sum(kept.values())
+        assert limit_bytes - 8 * MIB <= total <= limit_bytes
+        await trio.sleep(5)
+        entries = (await clients[0].getattr(ROOT_INO)).size
+        assert (used(world).bytes, used(world).held) == (total + entries, 0)
+        victim = max(kept, key=lambda ino: kept[ino])
+        await clients[1].setattr(victim, size=0)
+        await clients[1].sync()
+        assert used(world).bytes == total + entries - kept[victim]
+
+    run(scenario)
+
+
+def test_what_is_truncated_and_written_again_stays_within_its_charge():
+    async def scenario(world):
+        for service in world.services.values():
+            service.transactions.leaders = NoMore()
+        await limit(world, 4 * MIB)
+        files = await world.client("a")
+        fh, attr = await files.create_file(ROOT_INO, b"f", 0o644, os.O_RDWR)
+        for size in (3 * MIB, 1 * MIB, 3 * MIB):
+            await files.setattr(attr.ino, size=0)
+            assert await files.write(fh, 0, bytes(size)) == size
+            await files.write(fh, size, b"more")
+            with pytest.raises(FsError) as error:
+                await files.write(fh, 5 * MIB, b"x")
+            assert error.value.errno == errno.EDQUOT
+            await files.fsync(fh)
+            assert (await files.getattr(attr.ino)).size == size + 4
+        with pytest.raises(FsError) as error:
+            await files.setattr(attr.ino, size=5 * MIB)
+        assert error.value.errno == errno.EDQUOT
+        assert (await files.getattr(attr.ino)).size == 3 * MIB + 4
+        await limit(world, -1, version=2)
+        await files.write(fh, 5 * MIB, b"x")
+        await files.fsync(fh)
+
+    run(scenario)
