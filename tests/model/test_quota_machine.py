@@ -162,6 +162,18 @@ def test_caps_never_add_up_to_more_than_the_limit(
     assert all(new >= old for new, old in zip(after, lowered, strict=True))
 
 
+def test_a_soft_limit_alone_is_a_limit_from_the_first_moment() -> None:
+    record = quotas.QuotaRecord(
+        domain=Domain(USER, 1), name="u", phase=quotas.QuotaPhase.ACTIVE, bytes_soft=5, grace_s=9
+    )
+    assert quotas.limits(record, 0) == (quotas.LIMIT_MAX, UNLIMITED)
+    caps = quotas.share(quotas.LIMIT_MAX, [3, 4])
+    assert UNLIMITED not in caps
+    assert max(caps) < 1 << 63
+    over = quotas.noted(record, (7, 0), 1000)
+    assert quotas.limits(over, 10_000) == (5, UNLIMITED)
+
+
 @given(
     used=st.lists(st.integers(0, 20), max_size=30), soft=st.integers(0, 20), grace=st.integers(0, 9)
 )

@@ -25,7 +25,7 @@ from cfs.core.root.records import encode, get, get_counters
 QUOTA_PREFIX = b"q"
 QUOTAS_MAX = 10_000
 GRACE_S = 7 * 86_400
-_LIMIT_MAX = 1 << 62
+LIMIT_MAX = 1 << 62
 
 
 class QuotaPhase(enum.IntEnum):
@@ -134,7 +134,7 @@ def check(record: QuotaRecord) -> None:
         ("bytes", record.bytes_hard, record.bytes_soft),
         ("inodes", record.inodes_hard, record.inodes_soft),
     ):
-        if not UNLIMITED <= hard <= _LIMIT_MAX or not UNLIMITED <= soft <= _LIMIT_MAX:
+        if not UNLIMITED <= hard <= LIMIT_MAX or not UNLIMITED <= soft <= LIMIT_MAX:
             raise Malformed(f"{max(hard, soft)} {what} cannot be a limit")
         if UNLIMITED < hard < soft:
             raise Malformed(f"the soft limit of {what} is above the hard one: {soft} > {hard}")
@@ -154,7 +154,11 @@ def require(kv: Reader, domain: Domain) -> QuotaRecord:
 
 
 def limits(record: QuotaRecord, now_ms: int) -> tuple[int, int]:
-    """Give the bytes and inodes that hold now: a soft limit counts as hard after its grace."""
+    """Give the bytes and inodes that hold now: a soft limit counts as hard after its grace.
+
+    Until then one without a hard limit has one beyond reach: where there is a limit, clients have
+    room charged before they accept bytes, so it can hold from one moment to the next.
+    """
     return (
         _limit(record.bytes_hard, record.bytes_soft, record.bytes_over_ms, record.grace_s, now_ms),
         _limit(
@@ -166,7 +170,13 @@ def limits(record: QuotaRecord, now_ms: int) -> tuple[int, int]:
 def _limit(hard: int, soft: int, over_ms: int, grace_s: int, now_ms: int) -> int:
     if soft != UNLIMITED and over_ms and now_ms >= over_ms + grace_s * 1000:
         return soft if hard == UNLIMITED else min(hard, soft)
-    return hard
+    return LIMIT_MAX if hard == UNLIMITED != soft else hard
+
+
+def limits_something(record: QuotaRecord) -> bool:
+    """Tell whether any limit is set: if not, nobody knows of it any more."""
+    limits_ = record.bytes_hard, record.bytes_soft, record.inodes_hard, record.inodes_soft
+    return any(limit != UNLIMITED for limit in limits_)
 
 
 def noted(record: QuotaRecord, used: tuple[int, int], now_ms: int) -> QuotaRecord:

@@ -89,6 +89,8 @@ class QuotaCommands:
             raise Refused(f"the quota of {record.name} is being removed; see cfs admin jobs")
         if not given and record.version == 0:
             raise Malformed("say what is limited: bytes, inodes, or soft limits")
+        if record.phase == QuotaPhase.ACTIVE and not quotas.limits_something(record):
+            given["phase"] = QuotaPhase.LIMITING  # clients do not know of it: as when it was new
         record = await self._worker.put(record, **given)
         if record.phase == QuotaPhase.ACTIVE:
             await self._worker.renew(record)

@@ -190,3 +190,23 @@ def test_a_leader_of_before_gives_nothing_out_and_one_after_a_restore_does():
             await site.worker.make_room(MakeRoom(shard=2, wants=(want,)))
 
     trio.run(main)
+
+
+def test_a_soft_limit_alone_is_known_to_shards_before_it_holds():
+    async def main() -> None:
+        site = Site()
+        record = QuotaRecord(
+            domain=ALICE, name="alice", phase=QuotaPhase.LIMITING, bytes_soft=100, grace_s=0
+        )
+        record = await site.worker.enforce(await site.worker.put(record))
+        assert all(quota.is_limited(quota.usage(kv, ALICE)) for kv in site.world.kvs)
+        assert await site.resize(0, 5000)
+        record = await site.worker.put(quotas.noted(record, (5000, 0), 1))
+        await site.worker.renew(record)
+        assert not await site.resize(1, 1)
+        assert await site.resize(0, 10)
+        record = await site.worker.put(quotas.noted(record, (10, 0), 2))
+        await site.worker.renew(record)
+        assert await site.resize(1, 1)
+
+    trio.run(main)
