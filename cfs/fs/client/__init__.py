@@ -22,6 +22,7 @@ queue       operations shown as done that are on their way, and their order with
 delegation  the directories and inodes that only this client may change for now
 ahead       operations carried out here first, under delegations
 ground      what those check and change
+underway    what own changes that are not answered yet may have changed already
 names       the operations on directories
 contents    the operations on open files and on attributes
 claim       the claim of every client on the whole file system, shared or exclusive

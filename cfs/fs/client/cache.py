@@ -7,7 +7,8 @@ be listed from here. Of a large one that is delegated the oldest names are *fold
 is asked for again, what is not is absent still.
 
 The newest wins: attributes by their `version`, entries by the applied index `at` of the reply. A
-reply that crossed the end of a lease does not get in (`fences`). Bounded in nodes and entries;
+reply that crossed the end of a lease, or an own change whose answer left nothing newer here, does
+not get in (`fences`). What an own change under way touches is not told (`underway`). Bounded in nodes and entries;
 what is pushed out gives its lease back (READ when its trust has ended, WRITE through `evicted`).
 Nodes in use (open, dirty) are never pushed out.
 """
@@ -23,7 +24,6 @@ from typing import Any
 
 import msgspec
 
-from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Held, Lease
 from cfs.core.meta import keys
 from cfs.core.meta.name_filter import NameFilter
@@ -31,6 +31,7 @@ from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
 from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.session import Session
+from cfs.fs.client.underway import Touched, Underway, touched_by
 
 _DATA = Lease.READ | Lease.WRITE
 
@@ -40,9 +41,10 @@ class Cache:
 
     def __init__(
         self, session: Session, fences: Fences, limits: Limits, evicted: Callable[[int], None],
-        pending: Container[int],
+        pending: Container[int], underway: Underway,
     ) -> None:  # fmt: skip
         self._session = session
+        self._underway = underway
         self._fences = fences
         self._limits = limits
         self._evicted = evicted
@@ -87,13 +89,15 @@ class Cache:
         node = self._nodes.get(ino)
         if node is None or node.attr is None or not self.leased(node):
             return None
+        if ino in self._underway.inos:
+            return None
         self._nodes.move_to_end(ino)
         return node.attr
 
     def name(self, parent: int, name: bytes) -> Name | None:
         """Give what counts now of a name, absent ones too; None: not known."""
         node = self._nodes.get(parent)
-        if node is None or not self.leased(node):
+        if node is None or not self.leased(node) or (parent, name) in self._underway.names:
             return None
         found = node.entries.get(name)
         if found is None and node.complete and node.decides(name):
@@ -104,6 +108,8 @@ class Cache:
         """Give the entries of a directory in cookie order, if all are known and count now."""
         node = self._nodes.get(ino)
         if node is None or not node.complete or node.folded or not self.leased(node):
+            return None
+        if ino in self._underway.inos:
             return None
         if node.listing is None:
             present = [n for n in node.entries.values() if n.ino]
@@ -157,16 +163,19 @@ class Cache:
         """Take the attributes that an own mutation answered in, where a lease covers them.
 
         The server recalls nothing for an own change: where the answer may not get in (a lease was
-        reasserted meanwhile), what was known before it is forgotten.
+        reasserted meanwhile), what was known before it is forgotten, and what was asked before it
+        does not get in either.
         """
         node = self._nodes.get(attr.ino)
         if node is None:
+            self._fences.close_ino(attr.ino)
             return
         if attr.ino in self._pending:
             self._put_off(attr)
             return
         if self.learn_attr(attr, 0, token) is None:
             node.attr = None
+            self._fences.close_ino(attr.ino)
 
     def _put_off(self, attr: Attr) -> None:
         """Keep a reply for when nothing is in line any more: then the newest of all counts."""
@@ -186,7 +195,8 @@ class Cache:
 
     def change_name(self, parent: int, name: Name, token: int) -> None:
         """Take in what an own mutation made of a name; see `learn_change`."""
-        if self._fences.passes(token, parent):
+        node = self._nodes.get(parent)
+        if node is not None and node.modes & _DATA and self._fences.passes(token, parent):
             self.learn_name(parent, name, token)
         else:
             self.unlearn_name(parent, name.name)
@@ -233,40 +243,38 @@ class Cache:
             self._shrink()
 
     def unlearn_name(self, parent: int, name: bytes) -> None:
-        """Forget what a directory says of a name."""
+        """Forget what a directory says of a name; what was asked before does not get in either."""
+        self._fences.close_ino(parent)
         node = self._nodes.get(parent)
         if node is not None:
+            node.epoch = next(self._epochs)  # a listing under way would not have it
             node.complete = False
             node.listing = None
             if node.entries.pop(name, None) is not None:
                 self._entries -= 1
 
-    def unlearn(self, op: Any) -> list[int]:
+    def touched(self, op: Any) -> Touched:
+        """Tell what an operation changes."""
+        return touched_by(op, self._leads_to)
+
+    def _leads_to(self, parent: int, name: bytes) -> int:
+        node = self._nodes.get(parent)
+        found = node.entries.get(name) if node is not None else None
+        return found.ino if found is not None else 0
+
+    def unlearn(self, op: Any) -> tuple[int, ...]:
         """Forget what an own operation changed; give the inodes concerned."""
-        names: list[tuple[int, bytes]] = []
-        inos: list[int] = []
-        match op:
-            case meta.Create() | meta.Unlink() | meta.Rmdir():
-                names = [(op.parent, op.name)]
-            case meta.Link():
-                names, inos = [(op.parent, op.name)], [op.ino]
-            case meta.Rename():
-                names = [(op.parent, op.name), (op.new_parent, op.new_name)]
-            case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr():
-                inos = [op.ino]
-            case meta.Commit() | meta.CopyRange():
-                inos = [op.ino]
-        for parent, name in names:
-            known = self.name(parent, name)
-            inos += [parent] if known is None else [parent, known.ino]
+        touched = self.touched(op)
+        for parent, name in touched.names:
             self.unlearn_name(parent, name)
-        for ino in inos:
+        for ino in touched.inos:
+            self._fences.close_ino(ino)
             node = self._nodes.get(ino)
             if node is not None:
                 node.attr = None
                 node.xattr_names = None
                 node.xattrs = {}
-        return inos
+        return touched.inos
 
     def learn_entry(self, parent: int, entry: Entry, at: int, token: int) -> None:
         """Take an entry as the server lists it in."""

@@ -29,6 +29,7 @@ from cfs.fs.client.quotas import Quotas
 from cfs.fs.client.router import Router, new_session
 from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
+from cfs.fs.client.underway import Touched
 from cfs.fs.client.writeback import Writeback
 from cfs.net.ports import WallClock
 
@@ -43,6 +44,9 @@ class NoKernel:
 
     async def invalidate(self, ino: int) -> None:
         """See `Kernel.invalidate`."""
+
+    async def drop_attributes(self, ino: int) -> None:
+        """See `Kernel.drop_attributes`."""
 
 
 class Client:
@@ -85,8 +89,9 @@ class Client:
             pending=self.queue.pending,
         )
         self.cache = Cache(
-            self.session, self.fences, self.limits, self.writeback.release, self.queue.pending
-        )
+            self.session, self.fences, self.limits, self.writeback.release, self.queue.pending,
+            self.queue.underway,
+        )  # fmt: skip
         self.writeback.cache = self.cache
         self.writeback.let_go = self._let_go
         self.delegations = Delegations(
@@ -206,6 +211,15 @@ class Client:
                 file.pinned = False
         for tell in self.on_expired:
             tell(shard)
+
+    def touched(self, op: Any) -> Touched:
+        """See `Holder.touched`."""
+        return self.cache.touched(op)
+
+    async def begins(self, inos: Iterable[int]) -> None:
+        """See `Holder.begins`."""
+        for ino in inos:
+            await self.kernel.drop_attributes(ino)
 
     def abandoned(self, op: Any) -> None:
         """See `Holder.abandoned`."""

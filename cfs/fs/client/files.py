@@ -79,6 +79,8 @@ class Files(Snapshots):
         node = client.cache.peek(ino)
         if node is None or not client.cache.leased(node) or ino in client.recalling:
             return 0.0
+        if ino in client.queue.underway.inos:
+            return 0.0
         file = client.writeback.files.get(ino)
         if file is not None and file.unclean:
             return 0.0

@@ -83,7 +83,9 @@ class Numbers:
 class Waiting:
     """An operation and, later, its answer."""
 
-    __slots__ = ("abandoned", "at", "chained", "done", "error", "op", "result", "size", "told")
+    __slots__ = (
+        "abandoned", "at", "chained", "done", "error", "op", "result", "size", "told", "withdrawn",
+    )  # fmt: skip
 
     def __init__(
         self, op: Any, *, chained: bool = False, told: Callable[[Waiting], None] | None = None
@@ -93,6 +95,8 @@ class Waiting:
         self.told = told
         self.done = trio.Event()
         self.abandoned = False
+        self.withdrawn = False
+        """It was never sent, and will not be."""
         self.at = 0
         self.result: meta.OpResult | None = None
         self.error: CfsError | None = None
@@ -103,6 +107,11 @@ class Waiting:
         self.done.set()
         if self.told is not None:
             self.told(self)
+
+    @property
+    def over(self) -> bool:
+        """Whether it can have no effect from now on."""
+        return self.withdrawn or self.done.is_set()
 
     @property
     def failure(self) -> CfsError | None:
@@ -178,6 +187,7 @@ class Lane:
             waiting.abandoned = not waiting.done.is_set()
             if waiting.abandoned and waiting in self._queue:
                 self._queue.remove(waiting)
+                waiting.withdrawn = True
         if waiting.error is not None:
             raise waiting.error
         if waiting.result is None:
@@ -273,6 +283,8 @@ class Lane:
                 for waiting in batch[done:]:
                     waiting.error = error
                     waiting.settle()
+                    if not waiting.chained:
+                        self._abandoned(waiting.op)  # it may have taken effect
                 if batch[0].chained:
                     self._break_chain()
                 return

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.meta import Extent, Held
+from cfs.fs.client.underway import Touched
 from cfs.fs.data.source import Feed, Run
 
 
@@ -81,6 +82,10 @@ class Kernel(Protocol):
         """Return once nothing learnt of `ino`, attributes or data, is cached below."""
         ...
 
+    async def drop_attributes(self, ino: int) -> None:
+        """Return once no attributes of `ino` are cached below. Waits for nobody."""
+        ...
+
 
 class Holder(Protocol):
     """Who holds leases: the caches."""
@@ -103,6 +108,14 @@ class Holder(Protocol):
 
     def pinned(self, ino: int) -> bool:
         """Tell whether an open file needs the inode."""
+        ...
+
+    def touched(self, op: Any) -> Touched:
+        """Tell what an operation changes."""
+        ...
+
+    async def begins(self, inos: Iterable[int]) -> None:
+        """Drop the attributes that a kernel has of what a change is about to touch."""
         ...
 
     def abandoned(self, op: Any) -> None:

@@ -32,6 +32,7 @@ from cfs.core.api.meta import Acquire, Commit, Release, ReserveInos
 from cfs.core.errors import DeadlineExceeded, FsError
 from cfs.fs.client.lane import Lane, Waiting
 from cfs.fs.client.limits import Limits
+from cfs.fs.client.underway import Underway
 
 _LOG = structlog.get_logger()
 _FREE = (Acquire, Release, ReserveInos)
@@ -63,6 +64,7 @@ class Queue:
         """By inode, the last operation in line that concerns it."""
         self.made: set[int] = set()
         """Inodes the shard does not know yet."""
+        self.underway = Underway()
         self._limits = limits
         self._newest: Waiting | None = None
         self._lane: Lane | None = None
@@ -77,8 +79,10 @@ class Queue:
             return False
         if self._length and lane is not self._lane:
             return False
-        busy = self._busy
-        return not busy or not any(ino in busy for ino in inos)
+        busy, underway = self._busy, self.underway.named
+        if not busy and not underway:
+            return True
+        return not any(ino in busy or ino in underway for ino in inos)
 
     async def room(self, lane: Lane, deadline: float) -> None:
         """Wait until there is room, and nothing in line for another shard."""

@@ -55,6 +55,7 @@ class Invalidator:
         self._notify = notify
         self._end_names = end_names
         self._limiter = trio.CapacityLimiter(THREADS)
+        self._attributes_limiter = trio.CapacityLimiter(2)  # never behind what waits for a page
         self._stopped = False
         self._pending: dict[int, _Pending] = {}
         self._writes: dict[int, int] = {}
@@ -74,6 +75,11 @@ class Invalidator:
         else:  # of an earlier recall: pages may have come since it began, so once more after it
             pending.again = True
         await pending.enough.wait()
+
+    async def drop_attributes(self, ino: int) -> None:
+        """Drop attributes of `ino` alone; waits for no page and no lock."""
+        if not self._stopped and self._inodes.known(ino):
+            await self._tell(ino, attributes_only=True, limiter=self._attributes_limiter)
 
     def pending(self, ino: int) -> bool:
         """Tell whether the kernel may still have pages of before the last recall."""
@@ -140,9 +146,12 @@ class Invalidator:
                 pending.done.set()
                 pending.enough.set()
 
-    async def _tell(self, ino: int, *, attributes_only: bool) -> None:
+    async def _tell(
+        self, ino: int, *, attributes_only: bool, limiter: trio.CapacityLimiter | None = None
+    ) -> None:
+        limiter = limiter or self._limiter
         try:
-            await trio.to_thread.run_sync(self._notify, ino, attributes_only, limiter=self._limiter)
+            await trio.to_thread.run_sync(self._notify, ino, attributes_only, limiter=limiter)
         except FileNotFoundError:
             pass  # the kernel has let go of it
         except OSError as error:

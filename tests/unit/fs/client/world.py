@@ -260,6 +260,9 @@ class SlowKernel:
     async def invalidate(self, ino: int) -> None:
         await trio.sleep(0.003 * (ino % 3))
 
+    async def drop_attributes(self, ino: int) -> None:
+        await trio.sleep(0.0001)
+
 
 STORES = (11, 12, 13)
 

@@ -1,0 +1,92 @@
+"""What own changes that are under way may have changed already.
+
+A change takes effect before its answer is here: others can see it by then, and its own client,
+which a shard recalls nothing from, must not go on seeing what was before. So from when a change is
+sent until its answer is taken in (`Session.mutate`) what it touches is not answered from the cache:
+names, absent ones too, listings of their directories, attributes; and nothing is carried out ahead
+of the shard on what it names. What is known stays where it is: it counts again when the change was refused,
+and the answer to one that took effect replaces it. Bounded by the operations under way.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from cfs.core.api import meta
+from cfs.core.ids import Ino, shard_of
+
+
+class Touched(msgspec.Struct, frozen=True):
+    """What an operation changes, as far as it is known before its answer."""
+
+    names: tuple[tuple[int, bytes], ...] = ()
+    """(directory, name)."""
+    inos: tuple[int, ...] = ()
+    """Inodes whose attributes change."""
+    named: tuple[int, ...] = ()
+    """Those that the operation itself names."""
+    crosses: bool = False
+    """It may concern two shards: it can be in effect long before it is answered."""
+
+
+class Underway:
+    """What is touched by changes under way, counted."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[int, bytes], int] = {}
+        self.inos: dict[int, int] = {}
+        self.named: dict[int, int] = {}
+
+    def begin(self, touched: Touched) -> None:
+        """Hide what an operation that is about to be sent touches."""
+        for name in touched.names:
+            self.names[name] = self.names.get(name, 0) + 1
+        for ino in touched.inos:
+            self.inos[ino] = self.inos.get(ino, 0) + 1
+        for ino in touched.named:
+            self.named[ino] = self.named.get(ino, 0) + 1
+
+    def end(self, touched: Touched) -> None:
+        """End `begin`: the answer was taken in, or nothing was sent."""
+        _count_down(self.names, touched.names)
+        _count_down(self.inos, touched.inos)
+        _count_down(self.named, touched.named)
+
+
+def touched_by(op: Any, known: Callable[[int, bytes], int]) -> Touched:
+    """Tell what an operation touches; `known` gives the inode that a name leads to, or 0."""
+    names: tuple[tuple[int, bytes], ...] = ()
+    inos: list[int] = []
+    crosses = False
+    match op:
+        case meta.Create():
+            names = ((op.parent, op.name),)
+            crosses = stat.S_ISDIR(op.mode)
+        case meta.Unlink() | meta.Rmdir():
+            names = ((op.parent, op.name),)
+        case meta.Link():
+            names, inos = ((op.parent, op.name),), [op.ino]
+        case meta.Rename():
+            names = ((op.parent, op.name), (op.new_parent, op.new_name))
+        case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr() | meta.Commit():
+            inos = [op.ino]
+        case meta.CopyRange():
+            inos = [op.ino]
+    named = dict.fromkeys([*inos, *(parent for parent, _ in names)])
+    found = (known(parent, name) for parent, name in names)
+    touched = tuple(dict.fromkeys([*named, *(ino for ino in found if ino)]))
+    crosses = crosses or len({shard_of(Ino(ino)) for ino in touched}) > 1
+    return Touched(names, touched, tuple(named), crosses)
+
+
+def _count_down(counts: dict[Any, int], keys: tuple[Any, ...]) -> None:
+    for key in keys:
+        left = counts[key] - 1
+        if left:
+            counts[key] = left
+        else:
+            del counts[key]

@@ -1,0 +1,149 @@
+"""An own change is in effect before its answer is here: others see it then, and so must its client."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import Any
+
+import pytest
+import trio
+
+from cfs.core.errors import CfsError, FsError
+from tests.unit.fs.client.world import World, run
+
+ROOT = 1
+REGULAR = stat.S_IFREG | 0o644
+SLOW_S = 0.5
+
+
+async def seen(files: Any) -> dict[str, Any]:
+    """Tell all that a client sees: names, absences, listings, attributes by number."""
+    out: dict[str, Any] = {}
+    directories = {"/": ROOT}
+    for name in (b"d", b"e"):
+        try:
+            directories[name.decode()] = (await files.lookup(ROOT, name)).ino
+        except FsError:
+            out[name.decode()] = None
+    for path, ino in directories.items():
+        out[path] = await _figures(files, ino)
+        for name in (b"f", b"g", b"h", b"new"):
+            try:
+                attr = await files.lookup(ino, name)
+                out[f"{path} {name.decode()}"] = attr.ino, attr.nlink, attr.mode
+            except FsError as error:
+                assert error.errno == errno.ENOENT
+        handle = await files.opendir(ino)
+        listed: list[Any] = []
+        while page := await files.readdir(handle, listed[-1].cookie if listed else 0):
+            listed += page
+        out[f"{path} listed"] = sorted(e.name for e in listed)
+        await files.releasedir(handle)
+    return out
+
+
+async def _figures(files: Any, ino: int) -> tuple[int, int, int]:
+    attr = await files.getattr(ino)
+    return attr.nlink, attr.size, attr.mtime_ns
+
+
+async def prepared(world: World) -> tuple[Any, Any, dict[str, int]]:
+    """Make two clients that share a tree; give the inodes."""
+    a = await world.client("a", delegate=False)
+    b = await world.client("b", delegate=False)
+    inos = {"d": (await a.mkdir(ROOT, b"d", 0o755)).ino, "e": (await a.mkdir(ROOT, b"e", 0o755)).ino}
+    for name in (b"f", b"g", b"h"):
+        inos[name.decode()] = (await a.mknod(ROOT, name, REGULAR)).ino
+    await a.sync()
+    assert await seen(a) == await seen(b)
+    return a, b, inos
+
+
+CHANGES = {
+    "create": lambda f, _: f.mknod(ROOT, b"new", REGULAR),
+    "mkdir": lambda f, _: f.mkdir(ROOT, b"new", 0o755),
+    "link": lambda f, i: f.link(i["f"], i["d"], b"new"),
+    "unlink": lambda f, _: f.unlink(ROOT, b"f"),
+    "rmdir": lambda f, _: f.rmdir(ROOT, b"d"),
+    "rename": lambda f, i: f.rename(ROOT, b"f", i["d"], b"new"),
+    "replace": lambda f, _: f.rename(ROOT, b"f", ROOT, b"g"),
+    "exchange": lambda f, _: f.rename(ROOT, b"f", ROOT, b"g", 2),
+    "mode": lambda f, i: f.setattr(i["f"], mode=0o600),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_in_effect_is_seen_before_it_is_answered(change: str) -> None:
+    async def scenario(world: World) -> None:
+        a, b, inos = await prepared(world)
+        await seen(a)
+        world.reply_delay = lambda method, _: SLOW_S if method == "meta.mutate" else 0
+        answered = trio.Event()
+
+        async def changed() -> None:
+            await CHANGES[change](a, inos)
+            answered.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(changed)
+            await trio.sleep(SLOW_S / 2)
+            there = await seen(b)
+            assert await seen(a) == there
+            assert not answered.is_set()
+            await answered.wait()
+            world.reply_delay = None
+            assert await seen(a) == there
+        assert not a.client.queue.underway.inos
+        assert not a.client.queue.underway.names
+
+    run(scenario, seeds=1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_whose_caller_gave_up_is_seen_all_the_same(change: str) -> None:
+    async def scenario(world: World) -> None:
+        a, b, inos = await prepared(world)
+        await seen(a)
+        world.reply_delay = lambda method, _: SLOW_S if method == "meta.mutate" else 0
+        with trio.move_on_after(SLOW_S / 3):
+            await CHANGES[change](a, inos)
+        there = await seen(b)
+        assert await seen(a) == there
+        assert a.client.queue.underway.inos
+        world.reply_delay = None
+        await trio.sleep(SLOW_S)
+        assert not a.client.queue.underway.inos
+        assert await seen(a) == there
+
+    run(scenario, seeds=1)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_answer_that_crossed_an_own_change_is_not_kept(change: str) -> None:
+    """What was looked up before a change, and is told after it, is of before it."""
+
+    async def scenario(world: World) -> None:
+        _, b, inos = await prepared(world)
+        c = await world.client("c", delegate=False)
+        await c.getattr(inos["e"])  # the session is open, the rest is not known
+        world.reply_delay = lambda method, _: 0 if method == "meta.mutate" else SLOW_S
+
+        async def looks(parent: int, name: bytes) -> None:
+            try:
+                await c.lookup(parent, name)
+            except CfsError:
+                pass
+
+        async with trio.open_nursery() as nursery:
+            for parent in (ROOT, inos["d"]):
+                for name in (b"f", b"g", b"new"):
+                    nursery.start_soon(looks, parent, name)
+            for ino in inos.values():
+                nursery.start_soon(c.getattr, ino)
+            await trio.sleep(0.01)
+            world.reply_delay = None
+            await CHANGES[change](c, inos)
+        assert await seen(c) == await seen(b)
+
+    run(scenario, seeds=2)
