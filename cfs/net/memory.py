@@ -1,6 +1,7 @@
 """The memory twin of the TLS transport: connections inside one process, for tests.
 
-A pipe holds at most `PIPE_BYTES`; a sender waits while it is full, as a socket would have it.
+A pipe holds at most `PIPE_BYTES`; a sender waits while it is full, as a socket would have it. The
+simulator's network (`tests/sim/network.py`) derives from this: there bytes take time.
 """
 
 from __future__ import annotations
@@ -13,17 +14,32 @@ from cfs.core.errors import Refused, Unavailable
 from cfs.net.ports import Connection, Listener
 
 PIPE_BYTES = 256 << 10
+BACKLOG = 64
+"""Connections that wait to be accepted."""
 
 
-class _Pipe:
-    """One direction."""
+class Pipe:
+    """One direction: what was sent and not received yet."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.ended = False
+        self.reset = False
+        """It broke: what has not been received is gone."""
         self.waiting = trio.lowlevel.ParkingLot()
 
+    @property
+    def room(self) -> int:
+        """Bytes that may be put in now."""
+        return PIPE_BYTES - len(self.data)
+
+    def put(self, piece: memoryview) -> None:
+        """Take in a piece for which there is room."""
+        self.data += piece
+        self.waiting.unpark_all()
+
     def end(self) -> None:
+        """Say that nothing comes any more."""
         self.ended = True
         self.waiting.unpark_all()
 
@@ -31,7 +47,7 @@ class _Pipe:
 class MemoryConnection:
     """One end. `cut` loses everything from then on without a word, as a cut link would."""
 
-    def __init__(self, role: str, name: str, serial: int, inbound: _Pipe, outbound: _Pipe) -> None:
+    def __init__(self, role: str, name: str, serial: int, inbound: Pipe, outbound: Pipe) -> None:
         self.peer_role = role
         self.peer_name = name
         self.peer_serial = serial
@@ -42,15 +58,21 @@ class MemoryConnection:
 
     def send_now(self, part: bytes | bytearray | memoryview) -> int:
         """Send what the pipe takes at once; give how many bytes. Raises Unavailable."""
-        if self._closed or self._outbound.ended:
-            raise Unavailable(f"connection to {self.peer_role} {self.peer_name} is closed")
+        if self._closed or self._refused():
+            raise self._gone()
         if self.cut:
             return len(part)
-        count = min(len(part), PIPE_BYTES - len(self._outbound.data))
+        count = min(len(part), self._outbound.room)
         if count > 0:
-            self._outbound.data += memoryview(part)[:count]
-            self._outbound.waiting.unpark_all()
+            self._outbound.put(memoryview(part)[:count])
         return max(count, 0)
+
+    def _refused(self) -> bool:
+        """Tell whether the other end is known to take nothing any more."""
+        return self._outbound.ended
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(f"connection to {self.peer_role} {self.peer_name} is closed")
 
     async def send(self, parts: list[bytes | bytearray | memoryview]) -> None:
         """See `Connection.send`."""
@@ -72,10 +94,12 @@ class MemoryConnection:
                 del inbound.data[:count]
                 inbound.waiting.unpark_all()
                 return count
+            if inbound.reset:
+                break
             if inbound.ended and not self.cut:
                 return 0
             await inbound.waiting.park()
-        raise Unavailable(f"connection to {self.peer_role} {self.peer_name} is closed")
+        raise self._gone()
 
     def close(self) -> None:
         """See `Connection.close`."""
@@ -96,8 +120,7 @@ class MemoryListener:
         self._network = network
         self._address = address
         self.owner = owner
-        send, self._arrivals = trio.open_memory_channel[MemoryConnection](64)
-        self.arrive = send
+        self.arrive, self._arrivals = trio.open_memory_channel[MemoryConnection](BACKLOG)
 
     @property
     def port(self) -> int:
@@ -111,7 +134,8 @@ class MemoryListener:
                 async for connection in self._arrivals:
                     nursery.start_soon(self._one, handler, connection)
         finally:
-            self._network.listeners.pop(self._address, None)
+            if self._network.listeners.get(self._address) is self:
+                del self._network.listeners[self._address]
 
     @staticmethod
     async def _one(handler: Callable[[Connection], object], connection: MemoryConnection) -> None:
@@ -152,7 +176,7 @@ class MemoryTransport:
         there = listener.owner
         if there.role not in ("meta", "storage"):
             raise Refused(f"{host}:{port} has role {there.role}, which serves nobody")
-        ours, theirs = _Pipe(), _Pipe()
+        ours, theirs = Pipe(), Pipe()
         await listener.arrive.send(
             MemoryConnection(self.role, self.name, self.serial, inbound=ours, outbound=theirs)
         )

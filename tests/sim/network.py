@@ -3,7 +3,8 @@
 A stream is what TCP gives: bytes arrive in order or not at all. A blocked direction holds bytes
 back until it is open again; a broken connection delivers a part of what was under way and then ends
 or is reset; a host without power says nothing. Loss, repetition and reordering of messages are
-done where messages are one-way: `Sender` in `machine`.
+done where messages are one-way: `FaultySender` in `watch`. Sending and receiving are those of the
+memory transport (`cfs.net.memory`).
 """
 
 from __future__ import annotations
@@ -15,38 +16,43 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from cfs.core.errors import Refused, Unavailable
+from cfs.net import memory
 
 if TYPE_CHECKING:
     import random
 
     from tests.sim.trace import Trace
 
-PIPE_BYTES = 256 << 10
 END, RESET = b"", None
 
 
-class Pipe:
-    """One direction of a connection."""
+class SimPipe(memory.Pipe):
+    """One direction of a connection; what is put in is under way for a while."""
 
     def __init__(self, network: Network, source: str, target: str) -> None:
+        super().__init__()
         self.network = network
         self.source = source
         self.target = target
         self.flight: deque[tuple[float, bytes | None]] = deque()
         self.flight_bytes = 0
-        self.data = bytearray()
-        self.ended = False
-        self.reset = False
         self.dark = False
         """Nothing arrives any more."""
         self.last_due = 0.0
-        self.waiting = trio.lowlevel.ParkingLot()
 
     @property
     def room(self) -> int:
-        return PIPE_BYTES - self.flight_bytes - len(self.data)
+        return memory.PIPE_BYTES - self.flight_bytes - len(self.data)
 
-    def put(self, piece: bytes | None) -> None:
+    def put(self, piece: Any) -> None:
+        piece = bytes(piece)
+        self.network.sent(self, piece)
+        self._send(piece)
+
+    def end(self) -> None:
+        self._send(END)
+
+    def _send(self, piece: bytes | None) -> None:
         if self.dark:
             return
         due = max(self.last_due, self.network.now() + self.network.delay(self.source, self.target))
@@ -79,93 +85,31 @@ class Pipe:
         self.flight.clear()
 
 
-class SimConnection:
-    """One end; see `cfs.net.ports.Connection`."""
+class SimConnection(memory.MemoryConnection):
+    """One end over two `SimPipe`s."""
 
-    def __init__(self, peer: Any, inbound: Pipe, outbound: Pipe) -> None:
-        self.peer_role = peer.role
-        self.peer_name = peer.name
-        self.peer_serial = peer.serial
-        self.inbound = inbound
-        self.outbound = outbound
-        self.closed = False
+    def __init__(self, peer: Any, inbound: SimPipe, outbound: SimPipe) -> None:
+        super().__init__(peer.role, peer.name, peer.serial, inbound, outbound)
 
-    def send_now(self, part: Any) -> int:
-        """Send what the pipe takes at once; give how many bytes. Raises Unavailable."""
-        if self.closed or self.inbound.reset or self.outbound.reset:
-            raise self.gone()
-        count = min(len(part), self.outbound.room)
-        if count > 0:
-            piece = bytes(memoryview(part)[:count])
-            self.outbound.network.sent(self.outbound, piece)
-            self.outbound.put(piece)
-        return max(count, 0)
-
-    async def send(self, parts: list[Any]) -> None:
-        for part in parts:
-            view = memoryview(part)
-            while view:
-                if sent := self.send_now(view):
-                    view = view[sent:]
-                else:
-                    await self.outbound.waiting.park()
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        inbound = self.inbound
-        while not self.closed:
-            if inbound.data:
-                count = min(len(buffer), len(inbound.data))
-                buffer[:count] = inbound.data[:count]
-                del inbound.data[:count]
-                inbound.waiting.unpark_all()
-                return count
-            if inbound.reset:
-                break
-            if inbound.ended:
-                return 0
-            await inbound.waiting.park()
-        raise self.gone()
+    def _refused(self) -> bool:
+        return self._inbound.reset or self._outbound.reset
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self.outbound.put(END)
-            self.inbound.waiting.unpark_all()
-            self.outbound.waiting.unpark_all()
-            self.inbound.network.connections.pop(self.inbound, None)
-
-    def gone(self) -> Unavailable:
-        return Unavailable(f"connection to {self.peer_role} {self.peer_name} is closed")
+        if not self._closed:
+            self._closed = True
+            self._outbound.end()
+            self._inbound.waiting.unpark_all()
+            self._outbound.waiting.unpark_all()
+            self._inbound.network.connections.pop(self._inbound, None)
 
 
-class SimListener:
-    """See `cfs.net.ports.Listener`."""
+class SimListener(memory.MemoryListener):
+    """Accepts what arrives; more than `memory.BACKLOG` at once are turned away."""
 
-    def __init__(self, transport: SimTransport, port: int) -> None:
-        self.transport = transport
-        self._port = port
-        self._send, self._arrivals = trio.open_memory_channel[SimConnection](256)
-
-    @property
-    def port(self) -> int:
-        return self._port
-
-    def arrive(self, connection: SimConnection) -> None:
+    def take_in(self, connection: SimConnection) -> None:
         try:
-            self._send.send_nowait(connection)
+            self.arrive.send_nowait(connection)
         except trio.WouldBlock:
-            connection.close()
-
-    async def serve(self, handler: Any) -> None:
-        async with trio.open_nursery() as nursery:
-            async for connection in self._arrivals:
-                nursery.start_soon(self._one, handler, connection)
-
-    @staticmethod
-    async def _one(handler: Any, connection: SimConnection) -> None:
-        try:
-            await handler(connection)
-        finally:
             connection.close()
 
 
@@ -184,7 +128,7 @@ class SimTransport:
 
     async def listen(self, host: str, port: int) -> SimListener:
         await trio.lowlevel.checkpoint()
-        listener = SimListener(self, port)
+        listener = SimListener(self.network, (host, port), self)
         self.network.listeners[host, port] = listener
         return listener
 
@@ -196,14 +140,14 @@ class SimTransport:
             if host in network.without_power:
                 await trio.sleep_forever()
             raise Unavailable(f"{host}:{port}: connection refused")
-        there = listener.transport
+        there = listener.owner
         if there.role not in ("meta", "storage"):
             raise Refused(f"{host}:{port} has role {there.role}, which serves nobody")
-        out, back = Pipe(network, here, host), Pipe(network, host, here)
+        out, back = SimPipe(network, here, host), SimPipe(network, host, here)
         ours = SimConnection(there, back, out)
         theirs = SimConnection(self, out, back)
         network.connections[out] = network.connections[back] = (out, back)
-        network.at(network.now() + network.delay(here, host), lambda: listener.arrive(theirs))
+        network.at(network.now() + network.delay(here, host), lambda: listener.take_in(theirs))
         await network.way(host, here)
         return ours
 
@@ -216,9 +160,9 @@ class Network:
         self.chance = chance
         self.trace = trace
         self.listeners: dict[tuple[str, int], SimListener] = {}
-        self.connections: dict[Pipe, tuple[Pipe, Pipe]] = {}
+        self.connections: dict[SimPipe, tuple[SimPipe, SimPipe]] = {}
         self.blocked: dict[tuple[str, str], int] = {}
-        self.held: dict[tuple[str, str], list[Pipe]] = {}
+        self.held: dict[tuple[str, str], list[SimPipe]] = {}
         self.without_power: set[str] = set()
         self.opened = trio.lowlevel.ParkingLot()
         self.slow: dict[tuple[str, str], float] = {}
@@ -237,7 +181,7 @@ class Network:
         more = self.slow.get((source, target), 0.0)
         return self.base_s + self.jitter_s * self.chance.random() + more * self.chance.random()
 
-    def sent(self, pipe: Pipe, piece: bytes) -> None:
+    def sent(self, pipe: SimPipe, piece: bytes) -> None:
         self.bytes += len(piece)
         self.trace.bytes(pipe.source, pipe.target, piece)
 
@@ -290,7 +234,7 @@ class Network:
             self.break_pair(out, back, reset=reset, part=part)
         return len(pairs)
 
-    def break_pair(self, out: Pipe, back: Pipe, *, reset: bool, part: bool) -> None:
+    def break_pair(self, out: SimPipe, back: SimPipe, *, reset: bool, part: bool) -> None:
         """End one connection: mid-frame, if something was under way."""
         for pipe in (out, back):
             pieces = [piece for _, piece in pipe.flight if piece]

@@ -8,8 +8,9 @@ is asked for again, what is not is absent still.
 
 The newest wins: attributes by their `version`, entries by the applied index `at` of the reply. A
 reply that crossed the end of a lease, or an own change whose answer left nothing newer here, does
-not get in (`fences`). What an own change under way touches is not told (`underway`). Bounded in nodes and entries;
-what is pushed out gives its lease back (READ when its trust has ended, WRITE through `evicted`).
+not get in (`fences`). What an own change under way touches is not told (`underway`). Bounded in
+nodes and entries; what is pushed out gives its lease back (READ when its trust has ended, WRITE
+through `evicted`).
 Nodes in use (open, dirty) are never pushed out.
 """
 

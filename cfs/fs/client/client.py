@@ -213,11 +213,11 @@ class Client:
             tell(shard)
 
     def touched(self, op: Any) -> Touched:
-        """See `Holder.touched`."""
+        """See `Touching.touched`."""
         return self.cache.touched(op)
 
     async def begins(self, inos: Iterable[int]) -> None:
-        """See `Holder.begins`."""
+        """See `Touching.begins`."""
         for ino in inos:
             await self.kernel.drop_attributes(ino)
 

@@ -280,13 +280,7 @@ class Lane:
             try:
                 reply = await self._send(request)
             except CfsError as error:
-                for waiting in batch[done:]:
-                    waiting.error = error
-                    waiting.settle()
-                    if not waiting.chained:
-                        self._abandoned(waiting.op)  # it may have taken effect
-                if batch[0].chained:
-                    self._break_chain()
+                self._fail(batch[done:], error)
                 return
             before = done
             for result in reply.results:
@@ -304,6 +298,16 @@ class Lane:
                 await trio.sleep(pause_s)
         if batch[0].chained and batch[-1].failure is not None:
             self._break_chain()  # the first failure took all behind it along
+
+    def _fail(self, batch: list[Waiting], error: CfsError) -> None:
+        """Answer operations with an error that does not say whether they took effect."""
+        for waiting in batch:
+            waiting.error = error
+            waiting.settle()
+            if not waiting.chained:
+                self._abandoned(waiting.op)
+        if batch[0].chained:
+            self._break_chain()
 
     def _break_chain(self) -> None:
         """Fail what is chained behind a failure; none of it was sent."""

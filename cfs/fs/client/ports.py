@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cfs.core.api.cluster import ClusterMap
 from cfs.core.api.meta import Extent, Held
-from cfs.fs.client.underway import Touched
+from cfs.fs.client.underway import Touching
 from cfs.fs.data.source import Feed, Run
 
 
@@ -87,7 +87,7 @@ class Kernel(Protocol):
         ...
 
 
-class Holder(Protocol):
+class Holder(Touching, Protocol):
     """Who holds leases: the caches."""
 
     def held(self, shard: int) -> list[Held]:
@@ -108,14 +108,6 @@ class Holder(Protocol):
 
     def pinned(self, ino: int) -> bool:
         """Tell whether an open file needs the inode."""
-        ...
-
-    def touched(self, op: Any) -> Touched:
-        """Tell what an operation changes."""
-        ...
-
-    async def begins(self, inos: Iterable[int]) -> None:
-        """Drop the attributes that a kernel has of what a change is about to touch."""
         ...
 
     def abandoned(self, op: Any) -> None:

@@ -139,29 +139,7 @@ class Session:
             state = self._shards.get(shard)
             if state is None or trio.current_time() >= state.trust_until:
                 state = await self.ensure(shard, deadline)
-            return await self._answer(state, op, deadline)
-
-    async def _answer(
-        self, state: ShardSession, op: Any, deadline: float
-    ) -> tuple[int, meta.OpResult]:
-        """Send an operation, what it touches hidden until its answer is with the caller.
-
-        The caller takes it in before it waits for anything.
-        """
-        underway = self._queue.underway
-        touched = self._holder.touched(op)
-        underway.begin(touched)
-        waiting = None
-        try:
-            if touched.crosses:
-                await self._holder.begins(touched.inos)
-            waiting = state.names.enqueue(op)
-            return await state.names.answer(waiting, deadline=deadline)
-        finally:
-            if waiting is None or waiting.over:
-                underway.end(touched)
-            else:
-                waiting.told = lambda _: underway.end(touched)
+            return await self._queue.underway.answer(state.names, op, self._holder, deadline)
 
     def trusted_lane(self, shard: int) -> Lane | None:
         """Give the lane `data_lane` gives, if leases in the shard count at this moment."""

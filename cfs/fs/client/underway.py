@@ -2,22 +2,23 @@
 
 A change takes effect before its answer is here: others can see it by then, and its own client,
 which a shard recalls nothing from, must not go on seeing what was before. So from when a change is
-sent until its answer is taken in (`Session.mutate`) what it touches is not answered from the cache:
+sent until its answer is taken in what it touches is not answered from the cache:
 names, absent ones too, listings of their directories, attributes; and nothing is carried out ahead
-of the shard on what it names. What is known stays where it is: it counts again when the change was refused,
-and the answer to one that took effect replaces it. Bounded by the operations under way.
+of the shard on what it names. What is known stays where it is: it counts again when the change was
+refused, and the answer to one that took effect replaces it. Bounded by the operations under way.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import msgspec
 
 from cfs.core.api import meta
 from cfs.core.ids import Ino, shard_of
+from cfs.fs.client.lane import Lane
 
 
 class Touched(msgspec.Struct, frozen=True):
@@ -33,6 +34,18 @@ class Touched(msgspec.Struct, frozen=True):
     """It may concern two shards: it can be in effect long before it is answered."""
 
 
+class Touching(Protocol):
+    """What is asked of the `Holder` of leases."""
+
+    def touched(self, op: Any) -> Touched:
+        """Tell what an operation changes."""
+        ...
+
+    async def begins(self, inos: Iterable[int]) -> None:
+        """Drop the attributes that a kernel has of what a change is about to touch."""
+        ...
+
+
 class Underway:
     """What is touched by changes under way, counted."""
 
@@ -40,6 +53,27 @@ class Underway:
         self.names: dict[tuple[int, bytes], int] = {}
         self.inos: dict[int, int] = {}
         self.named: dict[int, int] = {}
+
+    async def answer(
+        self, lane: Lane, op: Any, holder: Touching, deadline: float
+    ) -> tuple[int, meta.OpResult]:
+        """Send an operation and give its answer, as `Lane.answer`.
+
+        The caller takes it in before it waits for anything: then what it touches is told again.
+        """
+        touched = holder.touched(op)
+        self.begin(touched)
+        waiting = None
+        try:
+            if touched.crosses:
+                await holder.begins(touched.inos)
+            waiting = lane.enqueue(op)
+            return await lane.answer(waiting, deadline=deadline)
+        finally:
+            if waiting is None or waiting.over:
+                self.end(touched)
+            else:
+                waiting.told = lambda _: self.end(touched)
 
     def begin(self, touched: Touched) -> None:
         """Hide what an operation that is about to be sent touches."""
