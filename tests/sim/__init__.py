@@ -10,6 +10,9 @@ machine    one machine: its ports, its process's lives
 cluster    a whole cluster, kept running
 workload   what the clients do
 faults     what goes wrong, and when
+changes    nodes that join and leave, lost disks, snapshots, rebalance
+operator   commands to the root leader, from a machine of their own
+past       what snapshots show
 history    what clients did, and what of it may be gone
 linear     is there an order that a model explains
 models     the sequential models

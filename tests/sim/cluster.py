@@ -95,7 +95,6 @@ class Cluster:
     async def make(self, nursery: trio.Nursery) -> None:
         """Make the cluster and wait until it is whole."""
         self.nursery = nursery
-        nursery.start_soon(self.network.run)
         shape = self.shape
         first = self.machine("meta", "meta1")
         self.master_key = first.entropy.random_bytes(32)
@@ -148,6 +147,11 @@ class Cluster:
         await self.start(name)
         self.nursery.start_soon(self._keep, machine)
 
+    def take_away(self, machine: Machine) -> None:
+        """End a node for good, after it was removed."""
+        del self.machines[machine.name]
+        machine.kill()
+
     def new_client(self, name: str) -> Machine:
         """Make a client's machine, not started."""
         machine = self.machine("client", name)
@@ -166,9 +170,14 @@ class Cluster:
 
     def root(self) -> Any:
         """Give the root leader's replica; None while there is none."""
+        office = self.office()
+        return office.replica if office is not None else None
+
+    def office(self) -> Any:
+        """Give the root leader's office; None while there is none."""
         for machine in self.metas():
             if machine.node is not None and machine.node.office.replica.leads:
-                return machine.node.office.replica
+                return machine.node.office
         return None
 
     # --- running
@@ -211,11 +220,15 @@ class Cluster:
         while True:
             assert machine.life is not None
             await machine.life.ended.wait()
+            if machine.name not in self.machines:
+                return
             if machine.failures and not machine.honest:
                 raise AssertionError(f"{machine.name} ended by itself: {machine.failures[-1]}")
             await trio.sleep(RESTART_S)
             while machine.name in self.held_down:  # noqa: ASYNC110 - a set of others
                 await trio.sleep(0.2)
+            if machine.name not in self.machines:
+                return
             await self.start(machine.name)
 
     # --- looking
@@ -249,6 +262,8 @@ class Cluster:
                 return f"{machine.name} is {states.get(machine.name)}"
         if any(len(p) < shape.profile.total for p in known.placement):
             return "placement"
+        if (why := self._lacks_data()) is not None:
+            return why
         wanted = min(shape.metas, 5)
         for number in range(shape.shards + 1):
             if len(next(g for g in known.groups if g.group == number).voters) < min(wanted, 3):
@@ -271,3 +286,16 @@ class Cluster:
                 if node in placed.voters and group.applied < leader.commit:
                     return f"node {node} to catch up in group {number}"
         return None
+
+    def _lacks_data(self) -> str | None:
+        """Say which disks are not filled again, and what moves."""
+        office = self.office()
+        keeper = office._led._keeper
+        for record in office.replica.nodes():
+            if record.node.role == Role.STORAGE and record.node.name in self.machines:
+                if not record.disks or keeper.usable_disks(record.node.node_id) is None:
+                    return f"the disks of {record.node.name}"
+                if keeper.lost_disks(record):
+                    return f"what {record.node.name} lost"
+        running = [job["kind"] for job in office.jobs.describe() if job["state"] == "running"]
+        return f"the end of {running}" if running else None

@@ -2,7 +2,8 @@
 
 A schedule is a list of values, so that a failing one can be made shorter. Each fault carries its
 own chance and undoes itself when its time is over. Swarm: a seed first draws which kinds it has.
-What a schedule keeps to is what the promises allow: at most one storage node's bytes are damaged.
+What a schedule keeps to is what the promises allow: at most one storage node's bytes are damaged or
+lost. What an operator does (`operator`) is in the schedule too, and happens among the faults.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from typing import Any
 
 import trio
 
+from tests.sim.changes import Changes
+from tests.sim.history import History
+from tests.sim.operator import Operator
+
 KINDS = (
     "slow_link", "split", "one_way", "bridge", "break", "break_all", "mischief",
     "kill", "power", "power_in_call", "power_metas", "power_all", "freeze",
     "client_kill", "client_freeze", "client_cut",
     "stall", "slow_disk", "io_error", "flip", "full",
-    "clock_jump", "hand_over", "collect",
+    "clock_jump", "hand_over", "collect", "power_lagging",
+    "join", "leave", "disk_lost", "rebalance", "snapshot",
 )  # fmt: skip
 
 
@@ -51,14 +57,18 @@ def draw(chance: random.Random, work_s: float, focus: tuple[str, ...] = ()) -> l
     return sorted(found, key=lambda fault: (fault.at, fault.seed))
 
 
-class Nemesis:
+class Nemesis(Changes):
     """Executes a schedule on a cluster."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, history: History) -> None:
         self.cluster = cluster
+        self.history = history
         self.network = cluster.network
         self.counts = cluster.trace.counts
         self.damaged: str | None = None
+        self.operator = Operator(cluster)
+        self._joined = 0
+        self._leaving = trio.Lock()
 
     async def run(self, schedule: list[Fault]) -> None:
         """Execute all of it; everything is undone on return, whatever happens."""
@@ -280,6 +290,24 @@ class Nemesis:
         machine.disk.capacity = machine.disk._used() + chance.choice((0, 1 << 14, 3 << 20))
         await trio.sleep(length)
         machine.disk.capacity = before
+
+    async def _power_lagging(self, chance: random.Random, length: float) -> None:
+        """Cut the power of all metadata nodes while some are late with what they save."""
+        machines = self.cluster.metas()
+        lagging = [m for m in machines if chance.random() < 0.8]
+        for machine in lagging:
+            machine.slow = chance.choice((20, 50, 100))
+        await trio.sleep(0.1)
+        before = self.counts["changes made durable"]
+        with trio.move_on_after(3.0):
+            while self.counts["changes made durable"] == before:  # noqa: ASYNC110 - a counter
+                await trio.sleep(0.0005)
+        for machine in machines:
+            machine.slow = 1.0
+            machine.cut_power(None)
+        first_back = [m for m in machines if m not in lagging] or machines[:1]
+        await self._down([m for m in machines if m not in first_back], min(length, 1.0))
+        await self._down(first_back, 1.0)
 
     # --- the rest
 

@@ -62,6 +62,8 @@ class History:
         self.clock = clock
         self.trace = trace
         self.ops: list[Op] = []
+        self.snapshots: list[tuple[str, float, float]] = []
+        """(name, from, until): taken at one moment between."""
         self._open: dict[tuple[str, str], list[Op]] = defaultdict(list)
         """Changes that are not known durable, by client and object."""
 
@@ -83,6 +85,14 @@ class History:
             op.ret, op.result = self.clock.now, result
             if op.changes and result[0] == "ok":
                 self._open[op.client, op.object].append(op)
+        self.trace.line(f"op {op}")
+
+    def saw(self, object_: str, kind: str, args: tuple[Any, ...], value: Any,
+            began: float, ended: float) -> None:  # fmt: skip
+        """Note what a snapshot shows: a read at the moment when it was taken."""
+        op = Op(len(self.ops), "snapshot", object_, kind, args, began, ended, ("ok", value))
+        self.ops.append(op)
+        self.trace.counts["snapshots compared"] += 1
         self.trace.line(f"op {op}")
 
     def mark(self, client: str, object_: str) -> int:

@@ -79,12 +79,10 @@ class SimThreads:
         machine = self._machine
         self.busy += 1
         try:
-            with trio.CancelScope(shield=True):
-                await trio.sleep(machine.takes(function))
-                while (  # noqa: ASYNC110 - a fault that ends has no event
-                    machine.stalled and self._life.alive and machine.uses_disk(function)
-                ):
-                    await trio.sleep(0.05)
+            clock = machine.network.clock
+            await clock.pause(machine.takes(function))
+            while machine.stalled and self._life.alive and machine.uses_disk(function):
+                await clock.pause(0.05)
         finally:
             self.busy -= 1
         if not self._life.alive:

@@ -9,7 +9,6 @@ memory transport (`cfs.net.memory`).
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +58,7 @@ class SimPipe(memory.Pipe):
         self.last_due = due
         self.flight.append((due, piece))
         self.flight_bytes += len(piece or b"")
-        self.network.at(due, self.arrive)
+        self.network.clock.at(due, self.arrive)
 
     def arrive(self) -> None:
         """Take in everything that is due, unless the way is blocked."""
@@ -147,7 +146,8 @@ class SimTransport:
         ours = SimConnection(there, back, out)
         theirs = SimConnection(self, out, back)
         network.connections[out] = network.connections[back] = (out, back)
-        network.at(network.now() + network.delay(here, host), lambda: listener.take_in(theirs))
+        due = network.now() + network.delay(here, host)
+        network.clock.at(due, lambda: listener.take_in(theirs))
         await network.way(host, here)
         return ours
 
@@ -170,9 +170,6 @@ class Network:
         self.base_s = 0.0003
         self.jitter_s = 0.0005
         self.bytes = 0
-        self._heap: list[tuple[float, int, Any]] = []
-        self._count = 0
-        self._scope: trio.CancelScope | None = None
 
     def now(self) -> float:
         return self.clock.now
@@ -184,23 +181,6 @@ class Network:
     def sent(self, pipe: SimPipe, piece: bytes) -> None:
         self.bytes += len(piece)
         self.trace.bytes(pipe.source, pipe.target, piece)
-
-    def at(self, due: float, call: Any) -> None:
-        """Call at a time."""
-        self._count += 1
-        heapq.heappush(self._heap, (due, self._count, call))
-        if self._scope is not None and due < self._scope.deadline:
-            self._scope.deadline = due
-
-    async def run(self) -> None:
-        """Deliver, for ever."""
-        while True:
-            while self._heap and self._heap[0][0] <= self.clock.now:
-                heapq.heappop(self._heap)[2]()
-            due = self._heap[0][0] if self._heap else self.clock.now + 3600
-            with trio.CancelScope(deadline=due) as self._scope:
-                await trio.sleep_forever()
-            self._scope = None
 
     async def way(self, source: str, target: str) -> None:
         """Wait as long as one small packet takes from here to there."""

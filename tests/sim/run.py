@@ -13,12 +13,15 @@ import structlog
 import trio
 
 from cfs.core.errors import CfsError
+from cfs.core.root import commands
 from tests.sim import checks
 from tests.sim.cluster import Cluster, Shape
 from tests.sim.engine import simulate
 from tests.sim.faults import Fault, Nemesis, draw
 from tests.sim.history import History
-from tests.sim.machine import HONEST_ENDS
+from tests.sim.machine import HONEST_ENDS, Machine
+from tests.sim.operator import GRACE_S
+from tests.sim.past import look_back
 from tests.sim.trace import Trace
 from tests.sim.workload import Plan, Worker, World
 
@@ -114,6 +117,7 @@ class Run:
         self.cluster = Cluster(seed=seed, shape=self.shape, clock=clock, trace=trace)
         self.history = History(clock, trace)
         self.world = World(self.history, self.plan)
+        self.nemesis = Nemesis(self.cluster, self.history)
         self.seed = seed
 
     async def run(self) -> None:
@@ -127,7 +131,7 @@ class Run:
                 async with trio.open_nursery() as acting:
                     for number in range(self.shape.clients):
                         acting.start_soon(self._client, f"client{number + 1}")
-                    await Nemesis(cluster).run(self.schedule)
+                    await self.nemesis.run(self.schedule)
                     await self._healed()
                     with_limit = acting
                     with_limit.cancel_scope.deadline = self.clock.now + HEAL_S
@@ -137,7 +141,7 @@ class Run:
                 await self._settled()
                 self._check()
             finally:
-                report.operations = len(self.history.ops)
+                report.operations += len(self.history.ops)
             nursery.cancel_scope.cancel()
 
     async def _prepare(self) -> None:
@@ -149,6 +153,8 @@ class Run:
 
         with trio.fail_after(120):
             await self.cluster.client(machine, work)
+            if any(fault.kind == "disk_lost" for fault in self.schedule or ()):
+                await self.cluster.operate(commands.Set(name="grace_s", value=GRACE_S))
         if machine.failures:
             raise AssertionError(machine.failures[0])
 
@@ -183,7 +189,14 @@ class Run:
         self.trace.line("healed")
 
     async def _read_all(self) -> None:
-        """Let a new client read everything, as the last operations of the history."""
+        """Let a new client read everything, as the last operations of the history.
+
+        In every other run as many storage nodes as may be lost have no power meanwhile.
+        """
+        away = self._away()
+        for each in away:
+            self.cluster.held_down.add(each.name)
+            each.cut_power(None)
         machine = self.cluster.new_client("reader")
 
         async def work(files: Any, _life: Any) -> None:
@@ -198,16 +211,31 @@ class Run:
                 await worker.did("tree", "list", (base,), lambda b=base: worker._listed(b))
                 for name in (b"a", b"b", b"c", b"d"):
                     await worker._lookup(base, name)
+            for taken in self.history.snapshots:
+                await look_back(worker, *taken)
             self.trace.line("everything is read")
             await files.close()
 
         with trio.move_on_after(HEAL_S) as scope:
             await self.cluster.client(machine, work)
+        self.cluster.held_down.clear()
         unread = [op for op in self.history.ops if op.client == "reader" and op.dropped]
         self.report.violations += [f"cannot be read at the end: {op}" for op in unread]
         self.report.violations += [f"the reader ended: {f}" for f in machine.failures]
         if scope.cancelled_caught:
             self.report.violations.append("not everything could be read after healing")
+
+    def _away(self) -> list[Machine]:
+        """Choose storage nodes to read without: those whose bytes were damaged before others."""
+        chance = random.Random(f"{self.seed}/away")
+        if chance.random() < 0.5:
+            return []
+        stores = self.cluster.storages()
+        chance.shuffle(stores)
+        stores.sort(key=lambda machine: machine.name != self.nemesis.damaged)
+        count = self.shape.profile.parity
+        self.trace.counts["read without nodes"] += count
+        return stores[:count]
 
     async def _settled(self) -> None:
         limit = self.clock.now + SETTLE_S
@@ -225,6 +253,12 @@ class Run:
         found, report.checked, report.undecided = checks.histories(
             self.history, tuple(self.world.bases), brief=self.options.brief
         )
+        counts = (
+            self.trace.counts
+        )  # locks are checked by `checks.locks`, syncs by what must be there
+        asides = sum(counts[n] for n in ("lock taken", "lock refused", "fsync acknowledged"))
+        report.checked += asides
+        report.operations += asides
         report.violations += found
         report.violations += checks.locks(self.world.held)
         report.violations += checks.replicas(cluster)
