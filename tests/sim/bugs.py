@@ -47,7 +47,7 @@ from cfs.fs.meta.wal import Wal
 from cfs.fs.root.collector import Collector
 from cfs.fs.store.volume import VolumeLog
 
-POWER = ("power", "power_metas", "power_all", "power_in_call")
+POWER = ("power", "power_metas", "power_all", "power_in_call", "power_lagging")
 CUTS = ("split", "one_way", "freeze", "bridge")
 
 
@@ -91,7 +91,7 @@ def wal_not_synced() -> None:
     Wal._put = put  # type: ignore[method-assign]
 
 
-@bug("a follower acknowledges before its save is durable", *POWER)
+@bug("a follower acknowledges before its save is durable", "power_lagging", tree=0)
 def acknowledged_before_saved() -> None:
     plain = meta_group.Group._defer
 
@@ -111,7 +111,7 @@ def committed_by_one() -> None:
     ).__code__
 
 
-@bug("the vote is not persisted", "power", "kill", "split", "one_way")
+@bug("the vote is not persisted", "votes")
 def vote_forgotten() -> None:
     plain = LogWriter.save
 
@@ -271,7 +271,7 @@ def finished_in_part() -> None:
                     value[key] = finish
 
 
-@bug("locks of transactions are ignored", tree=8, bases=3, file=0)
+@bug("locks of transactions are ignored", "slow_link", tree=8, bases=3, names=2, file=0)
 def transaction_locks_ignored() -> None:
     for name in ("check_name_free", "check_ino_free"):
         setattr(meta_locks, name, lambda *_a, **_k: None)
@@ -398,7 +398,8 @@ def fragments_missing() -> None:
     Sender._store = store  # type: ignore[method-assign]
 
 
-@bug("a condemned segment is deleted while it is referred to", "collect", file=9, large=0.8)
+@bug("a condemned segment is deleted while it is referred to", "collect", file=9, large=0.8,
+     same=0.9, files=2)  # fmt: skip
 def deleted_early() -> None:
     plain = Collector._condemn
 
@@ -424,7 +425,8 @@ def zeroes_for_missing() -> None:
     Fetcher.read = read  # type: ignore[method-assign]
 
 
-@bug("references to a condemned segment are accepted", "collect", file=9, large=0.8)
+@bug("references to a condemned segment are accepted", "collect", file=9, large=0.8,
+     same=0.9, files=2)  # fmt: skip
 def condemned_accepted() -> None:
     collection.check_segments = lambda *_a: None
 

@@ -31,7 +31,6 @@ from tests.sim.trace import Trace
 from tests.sim.watch import FaultySender, Watch
 
 PORT = 7000
-RESTART_S = 0.5
 CLUSTER_ID = bytes(range(16))
 PROFILE = Profile(2, 1)
 
@@ -224,7 +223,7 @@ class Cluster:
                 return
             if machine.failures and not machine.honest:
                 raise AssertionError(f"{machine.name} ended by itself: {machine.failures[-1]}")
-            await trio.sleep(RESTART_S)
+            await trio.sleep(machine.restart_s)
             while machine.name in self.held_down:  # noqa: ASYNC110 - a set of others
                 await trio.sleep(0.2)
             if machine.name not in self.machines:

@@ -17,6 +17,7 @@ import trio
 
 from tests.sim.changes import Changes
 from tests.sim.history import History
+from tests.sim.machine import RESTART_S
 from tests.sim.operator import Operator
 
 KINDS = (
@@ -24,7 +25,7 @@ KINDS = (
     "kill", "power", "power_in_call", "power_metas", "power_all", "freeze",
     "client_kill", "client_freeze", "client_cut",
     "stall", "slow_disk", "io_error", "flip", "full",
-    "clock_jump", "hand_over", "collect", "power_lagging",
+    "clock_jump", "hand_over", "collect", "power_lagging", "votes",
     "join", "leave", "disk_lost", "rebalance", "snapshot",
 )  # fmt: skip
 
@@ -221,6 +222,31 @@ class Nemesis(Changes):
             machine.cut_power(chance if chance.random() < 0.7 else None)
         await self._down(machines, min(length, 2.0))
 
+    async def _votes(self, chance: random.Random, length: float) -> None:
+        """Cut the metadata nodes off from each other but for one, which dies after each vote."""
+        metas = self.cluster.metas()
+        chance.shuffle(metas)
+        voter, others = metas[0], metas[1:]
+        ways = [(a.name, b.name) for a in others for b in others if a is not b]
+        for way in ways:
+            self.network.block(*way)
+        voter.kill()
+        voter.restart_s = 0.02
+        until, seen = trio.current_time() + length, None
+        while trio.current_time() < until:
+            if voter.node is not None:
+                groups = voter.node.host.groups.values()
+                votes = [(g.group, g.term, g.machine._replica.vote) for g in groups]
+                if seen is not None and votes != seen and chance.random() < 0.5:
+                    await trio.sleep(0.004 * chance.random())
+                    voter.kill()
+                    votes = None
+                seen = votes
+            await trio.sleep(0.002)
+        voter.restart_s = RESTART_S
+        for way in ways:
+            self.network.unblock(*way)
+
     async def _freeze(self, chance: random.Random, length: float) -> None:
         machine = self._any(chance)
         await self._frozen(machine, length)
@@ -329,11 +355,12 @@ class Nemesis(Changes):
         await trio.sleep(length / 10)
 
     async def _collect(self, chance: random.Random, length: float) -> None:
-        for _ in range(chance.randrange(1, 5)):
+        until = trio.current_time() + length
+        while trio.current_time() < until:
             for machine in self.cluster.metas():
                 if machine.node is not None:
                     machine.node.office.collector.wake()
-            await trio.sleep(length / 4)
+            await trio.sleep(0.3 * chance.random())
 
 
 def _transfer(peer: int) -> Any:

@@ -30,6 +30,8 @@ HONEST_ENDS = (
     "DeadlineExceeded", "SessionExpired",
 )  # fmt: skip
 """What may end a process by itself while disks fail: it stops rather than be wrong."""
+RESTART_S = 0.5
+"""From the end of a process to its next start."""
 EPOCH_NS = 1_700_000_000 * 10**9
 
 
@@ -158,6 +160,7 @@ class Machine:
         self.stash: list[Any] = []
         self.stalled = False
         self.slow = 1.0
+        self.restart_s = RESTART_S
         self.failures: list[str] = []
         """What ended a life by itself."""
 

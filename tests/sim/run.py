@@ -14,6 +14,7 @@ import trio
 
 from cfs.core.errors import CfsError
 from cfs.core.root import commands
+from cfs.fs.root import collector
 from tests.sim import checks
 from tests.sim.cluster import Cluster, Shape
 from tests.sim.engine import simulate
@@ -106,6 +107,7 @@ class Run:
         self.shape = options.shape or Shape.draw(chance)
         self.work_s = options.work_s or chance.choice((2.0, 3.0, 5.0))
         self.plan = Plan(chance)
+        collector.GRACE_S = chance.choice((0.0, 0.2, 5.0))  # nothing may depend on it
         self.quota = chance.choice((320, 400, 520)) // self.shape.clients
         self.plan.rate = self.quota / self.work_s
         for name, value in options.plan.items():

@@ -54,6 +54,9 @@ class Plan:
         """Operations a second and client, in bursts."""
         self.large = chance.choice((0.0, 0.1, 0.3))
         """Share of writes of tens to hundreds of KiB."""
+        self.same = chance.choice((0.0, 0.2, 0.6))
+        """Share of those that are of what others write too."""
+        self.pool = [chance.randbytes(size) for size in (70_000, 90_000, 150_000)]
 
 
 class World:
@@ -262,6 +265,8 @@ class Worker:
         self.count += 1
         size = self.chance.choice((1, 60, 700, 5000, 20_000))
         if self.chance.random() < self.world.plan.large:
+            if self.chance.random() < self.world.plan.same:
+                return self.chance.choice(self.world.plan.pool)
             size = self.chance.choice((70_000, 150_000, 300_000))
         if self.chance.random() < 0.3:
             return (b"%s.%d " % (self.name.encode(), self.count) * (size // 8 + 1))[:size]
