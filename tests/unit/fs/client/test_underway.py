@@ -147,3 +147,30 @@ def test_an_answer_that_crossed_an_own_change_is_not_kept(change: str) -> None:
         assert await seen(c) == await seen(b)
 
     run(scenario, seeds=2)
+
+
+def test_a_kernel_loses_attributes_before_a_change_that_may_cross_shards_is_sent() -> None:
+    async def scenario(world: World) -> None:
+        a, _, inos = await prepared(world)
+        told: list[int] = []
+
+        class Kernel:
+            async def invalidate(self, ino: int) -> None:
+                pass
+
+            async def drop_attributes(self, ino: int) -> None:
+                assert world.calls("meta.mutate", "a") == before
+                told.append(ino)
+                assert not a.trust_left_s(ino)
+
+        a.attach(Kernel())
+        before = world.calls("meta.mutate", "a")
+        await a.unlink(ROOT, b"f")
+        assert not told
+        before = world.calls("meta.mutate", "a")
+        await a.mkdir(inos["d"], b"below", 0o755)
+        assert told == [inos["d"]]
+        await a.getattr(inos["d"])
+        assert a.trust_left_s(inos["d"]) > 0
+
+    run(scenario, seeds=1)

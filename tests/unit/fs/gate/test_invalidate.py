@@ -66,6 +66,26 @@ def test_waits_for_pages_unless_a_write_holds_one() -> None:
     trio.run(main)
 
 
+def test_attributes_are_dropped_without_waiting_for_pages() -> None:
+    async def main() -> None:
+        kernel, inodes, invalidator = await begin()
+        for ino in range(10, 30):
+            inodes.looked_up(ino)
+        async with trio.open_nursery() as nursery:
+            invalidator.start(nursery)
+            for ino in range(10, 30):  # more than there are threads, all held up by pages
+                nursery.start_soon(invalidator.invalidate, ino)
+            while sum(not only for _, only in kernel.calls) < 8:  # noqa: ASYNC110 as above
+                await trio.sleep(0.001)
+            await invalidator.drop_attributes(7)
+            assert kernel.calls[-1] == (7, True)
+            await invalidator.drop_attributes(8)
+            assert kernel.calls[-1] == (7, True)
+            kernel.unlocked.set()
+
+    trio.run(main)
+
+
 def test_unknown_inodes_and_a_stopped_mount_need_nothing() -> None:
     async def main() -> None:
         kernel, inodes, invalidator = await begin()
