@@ -2,8 +2,9 @@
 
 An operation is *strict* when its answer is known and must be explained; *optional* when it may have
 taken effect or not: its answer never came, or its client died (or lost its session) before it was
-durable. Optional operations of one client on one object form a *chain*: what survives is a prefix.
-Answers that a client saw of its own optional operations are not held against anyone.
+durable. Optional operations of one client on one object form a *chain*: what survives is a prefix
+(of what it did at the same time, nobody can say which was first). Answers that a client saw of its
+own optional operations are not held against anyone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 CHANGES = frozenset({
@@ -95,32 +97,32 @@ class History:
         self.trace.counts["snapshots compared"] += 1
         self.trace.line(f"op {op}")
 
-    def mark(self, client: str, object_: str) -> int:
-        """Give a place in a client's changes of an object, for `synced`."""
-        found = self._open[client, object_]
-        return found[-1].index if found else -1
+    def unsynced(self, client: str, object_: str) -> list[Op]:
+        """Give a client's changes of an object that were answered and are not known durable."""
+        return list(self._open[client, object_])
 
-    def synced(self, client: str, object_: str, mark: int) -> None:
-        """Note that everything up to `mark` is durable."""
-        key = client, object_
+    def synced(self, client: str, ops: Iterable[Op]) -> None:
+        """Note that these changes are durable."""
         self.trace.synced_by = client
         self.trace.counts["changes made durable"] += 1
-        for op in self._open[key]:
-            if op.index <= mark:
-                op.durable = True
-        self._open[key] = [op for op in self._open[key] if not op.durable]
+        for op in ops:
+            op.durable = True
+        for key, open_ in self._open.items():
+            if key[0] == client:
+                self._open[key] = [op for op in open_ if not op.durable]
 
     def lost(self, client: str, object_: str | None = None, *, ended: bool = False) -> None:
         """A client died, lost its session or was told of a loss: the rest may be gone."""
         for key, chain in list(self._open.items()):
             if key[0] != client or object_ not in (None, key[1]) or not chain:
                 continue
-            first = chain[0].index
+            first = min(op.invoke for op in chain)
             before: Op | None = None
             for op in chain:
-                op.optional, op.before, before = True, before, op
-            for op in self.ops[first:]:
-                if (op.client, op.object) == key and not op.optional:
+                earlier = [other for other in chain if other.ret <= op.invoke and other is not op]
+                op.optional, op.before, before = True, earlier[-1] if earlier else None, op
+            for op in self.ops:
+                if (op.client, op.object) == key and not op.optional and op.ret > first:
                     if not op.changes or (op.result is not None and op.result[0] == "error"):
                         op.dropped = True
                     elif op.result is None:

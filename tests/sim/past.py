@@ -17,8 +17,8 @@ async def look_back(worker: Worker, snapshot: str, began: float, ended: float) -
             ino = (await files.lookup(ino, name)).ino
         return ino
 
-    for n, base in enumerate(world.bases):
-        listed = await worker._listed(await path(b"base%d" % n))
+    for name, base in zip(world.base_names, world.bases, strict=True):
+        listed = await worker._listed(await path(name))
         worker.history.saw("tree", "list", (base,), listed, began, ended)
     for n in range(world.plan.files):
         data = await worker._read(await path(b"files", b"f%d" % n))

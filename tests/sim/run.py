@@ -118,7 +118,7 @@ class Run:
         report.schedule, report.shape = self.schedule, self.shape
         self.cluster = Cluster(seed=seed, shape=self.shape, clock=clock, trace=trace)
         self.history = History(clock, trace)
-        self.world = World(self.history, self.plan)
+        self.world = World(self.history, self.plan, self.shape.shards)
         self.nemesis = Nemesis(self.cluster, self.history)
         self.seed = seed
 
@@ -169,7 +169,14 @@ class Run:
             key = f"{name}.{machine.lives + 1}"
 
             async def work(files: Any, _life: Any, key: str = key, chance: Any = chance) -> None:
-                await Worker(self.world, files, key, chance).run()
+                workers = [
+                    Worker(self.world, files, key, random.Random(chance.getrandbits(64)), n)
+                    for n in range(self.plan.workers)
+                ]
+                async with trio.open_nursery() as nursery:
+                    for worker in workers:
+                        nursery.start_soon(worker.run)
+                await workers[0].finish()
                 with contextlib.suppress(CfsError):
                     await files.close()
 

@@ -18,7 +18,9 @@ from typing import Any
 import trio
 
 from cfs.core.errors import CfsError, FsError
+from cfs.fs.client.ahead import SPREAD_XATTR
 from cfs.fs.client.files import Files
+from cfs.fs.meta.plan import home_of_directory
 from tests.sim.history import History, Op
 
 NAMES = (b"a", b"b", b"c", b"d")
@@ -34,6 +36,7 @@ TREE_OPS = {
     "create": 6, "mkdir": 3, "symlink": 1, "unlink": 4, "rmdir": 2, "rename": 6, "link": 2,
     "lookup": 7, "list": 3, "syncdir": 1,
 }  # fmt: skip
+ON_PRESENT = frozenset({"unlink", "rename", "rmdir", "lookup"})
 FILE_OPS = {"write": 5, "append": 2, "truncate": 1, "read": 6, "sync": 2}
 
 
@@ -49,7 +52,11 @@ class Plan:
             self.tree = 2
         self.files = chance.choice((2, 3, 5))
         self.bases = chance.choice((1, 2, 3))
+        self.spread = chance.choice((0, 0, 1, 2))
+        """Bases whose new directories lie in any shard."""
         self.names = chance.choice((2, 3, 4))
+        self.workers = chance.choice((1, 1, 2, 3))
+        """Processes that work at once on each client."""
         self.rate = 30.0
         """Operations a second and client, in bursts."""
         self.large = chance.choice((0.0, 0.1, 0.3))
@@ -62,13 +69,16 @@ class Plan:
 class World:
     """What the clients of a run share."""
 
-    def __init__(self, history: History, plan: Plan) -> None:
+    def __init__(self, history: History, plan: Plan, shards: int) -> None:
         self.history = history
         self.plan = plan
         self.bases: list[int] = []
+        self.base_names = [name_in(n % shards, shards, b"base%d" % n) for n in range(plan.bases)]
         self.files: list[int] = []
         self.swap_dir = 0
         self.lock_files: list[int] = []
+        self.present: dict[tuple[int, bytes], None] = {}
+        """Names that were there lately: what is worth changing by several at once."""
         self.stop_at = 0.0
         self.left: Counter[str] = Counter()
         """Operations that a client still owes."""
@@ -80,11 +90,25 @@ class World:
         now = trio.current_time()
         return now < self.stop_at or (self.left[client] > 0 and now < self.stop_at + LATE_S)
 
+    def noted(self, op: Op) -> None:
+        """Learn from an answer which names are there."""
+        if op.object != "tree" or op.result is None or op.kind in {"lookup", "list"}:
+            return
+        args = op.args[1:] if op.kind == "link" else op.args
+        if op.result[0] == "ok":
+            self.present.pop(args[:2], None)
+            if op.kind not in {"unlink", "rmdir"}:
+                self.present[args[-2:]] = None
+        elif op.result[1] == errno.ENOENT:
+            self.present.pop(args[:2], None)
+
     async def prepare(self, files: Files) -> None:
         """Make what is always there; durable on return."""
-        for n in range(self.plan.bases):
-            attr = await files.mkdir(ROOT, b"base%d" % n, 0o755)
+        for n, name in enumerate(self.base_names):
+            attr = await files.mkdir(ROOT, name, 0o755)
             self.bases.append(attr.ino)
+            if n < self.plan.spread:
+                await files.setxattr(attr.ino, SPREAD_XATTR, b"1")
         holder = await files.mkdir(ROOT, b"files", 0o755)
         for n in range(self.plan.files):
             attr = await files.mknod(holder.ino, b"f%d" % n, stat.S_IFREG | 0o644)
@@ -99,10 +123,18 @@ class World:
         await files.sync()
 
 
-class Worker:
-    """One life of one client."""
+def name_in(shard: int, shards: int, stem: bytes) -> bytes:
+    """Give a name for a directory of the root that lies in this shard."""
+    names = (b"%s.%d" % (stem, n) for n in range(1000))
+    return next(n for n in names if home_of_directory(ROOT, n, shards, spread=False) == shard)
 
-    def __init__(self, world: World, files: Files, name: str, chance: random.Random) -> None:
+
+class Worker:
+    """A process that works in one life of one client; `number`: which of those at once."""
+
+    def __init__(
+        self, world: World, files: Files, name: str, chance: random.Random, number: int = 0
+    ) -> None:
         self.world = world
         self.history = world.history
         self.files = files
@@ -113,7 +145,8 @@ class Worker:
         """Inodes of directories it made or met."""
         self.known: list[int] = []
         """Inodes of files it met."""
-        self.count = 0
+        self.count = number << 32
+        self.number = number
         files.client.on_expired.append(lambda _shard: self.history.lost(self.name))
 
     async def run(self) -> None:
@@ -127,20 +160,18 @@ class Worker:
             world.left[self.client] -= 1
             pause = self.chance.random() < 0.3 and trio.current_time() < world.stop_at
             await trio.sleep(self.chance.expovariate(0.3 * plan.rate) if pause else 0)
-        await self.finish()
 
     async def finish(self) -> None:
         """Commit everything; what cannot be is said to be lost."""
-        marks = {
-            key: self.history.mark(*key) for key in list(self.history._open) if key[0] == self.name
-        }
+        history = self.history
+        keys = [key for key in history._open if key[0] == self.name]
+        marked = [op for key in keys for op in history.unsynced(*key)]
         try:
             await self.files.sync()
         except CfsError:
             self.history.lost(self.name)
         else:
-            for key, mark in marks.items():
-                self.history.synced(*key, mark)
+            history.synced(self.name, marked)
 
     async def did(self, object_: str, kind: str, args: tuple[Any, ...], call: Any) -> Op:
         """Do one operation and note its answer."""
@@ -156,6 +187,7 @@ class Worker:
             self.history.end(op, None)
         else:
             self.history.end(op, ("ok", value))
+        self.world.noted(op)
         return op
 
     # --- names
@@ -166,12 +198,22 @@ class Worker:
             return self.chance.choice(self.directories[-4:])
         return self.chance.choice(bases)
 
+    def _target(self, parent: int) -> int:
+        """Choose where to rename to: rather elsewhere, which may be another shard."""
+        others = [base for base in self.world.bases if base != parent]
+        return (
+            self.chance.choice(others) if others and self.chance.random() < 0.6 else self._parent()
+        )
+
     def _name(self) -> bytes:
         return NAMES[self.chance.randrange(self.world.plan.names)]
 
     async def tree(self) -> None:
         kind = self.chance.choices(list(TREE_OPS), list(TREE_OPS.values()))[0]
         parent, name, files = self._parent(), self._name(), self.files
+        present = list(self.world.present)[-8:]
+        if kind in ON_PRESENT and present and self.chance.random() < 0.6:
+            parent, name = self.chance.choice(present)
         match kind:
             case "create":
                 await self._made(kind, parent, name, lambda: files.mknod(
@@ -186,7 +228,7 @@ class Worker:
                 remove = getattr(files, kind)
                 await self.did("tree", kind, (parent, name), lambda: remove(parent, name))
             case "rename":
-                to, new = self._parent(), self._name()
+                to, new = self._target(parent), self._name()
                 await self.did("tree", kind, (parent, name, to, new),
                                lambda: files.rename(parent, name, to, new))  # fmt: skip
             case "link":
@@ -241,10 +283,10 @@ class Worker:
         return tuple(sorted((e.name, kinds[e.kind]) for e in entries))
 
     async def _sync_directory(self, parent: int) -> None:
-        mark = self.history.mark(self.name, "tree")
-        last = next((op for op in reversed(self.history.ops)
-                     if op.index <= mark and op.client == self.name and op.object == "tree"
-                     and op.changes and parent in op.args), None)  # fmt: skip
+        marked = self.history.unsynced(self.name, "tree")
+        own = [op for op in marked if parent in op.args]
+        last = max((op.invoke for op in own), default=0.0)
+        covered = own + [op for op in marked if op.ret <= last]
         try:
             handle = await self.files.opendir(parent)
         except CfsError:
@@ -254,8 +296,8 @@ class Worker:
         except CfsError:
             self.history.lost(self.name, "tree")
         else:
-            if last is not None:
-                self.history.synced(self.name, "tree", last.index)
+            if covered:
+                self.history.synced(self.name, covered)
         finally:
             await self.files.releasedir(handle)
 
@@ -312,13 +354,13 @@ class Worker:
                 await files.release(fh)
 
     async def _sync_file(self, fh: int, object_: str) -> bool:
-        mark = self.history.mark(self.name, object_)
+        marked = self.history.unsynced(self.name, object_)
         try:
             await self.files.fsync(fh)
         except CfsError:
             self.history.lost(self.name, object_)
             return False
-        self.history.synced(self.name, object_, mark)
+        self.history.synced(self.name, marked)
         self.history.trace.counts["fsync acknowledged"] += 1
         return True
 
@@ -357,7 +399,8 @@ class Worker:
 
         op = await self.did(object_, "replace", (data,), replaced)
         if kept and op.result is not None:
-            self.history.synced(self.name, object_, op.index)
+            before = self.history.unsynced(self.name, object_)
+            self.history.synced(self.name, [op, *(o for o in before if o.ret <= op.invoke)])
 
     async def _read_name(self, name: bytes) -> bytes:
         for _ in range(50):
@@ -395,7 +438,7 @@ class Worker:
                 break
             until = trio.current_time()
             await trio.sleep(0.02 * chance.random())
-        self.world.held.append((ino, self.name, began, until))
+        self.world.held.append((ino, f"{self.name}/{self.number}", began, until))
         try:
             await files.setlk(ino, owner, 0, END, 2, owner, wait=False, flock=flock)
         except CfsError:
