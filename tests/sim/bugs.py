@@ -271,7 +271,8 @@ def finished_in_part() -> None:
                     value[key] = finish
 
 
-@bug("locks of transactions are ignored", "slow_link", tree=8, bases=3, names=2, file=0)
+@bug("locks of transactions are ignored", "slow_link", tree=9, bases=3, names=2,
+     file=0, swap=0, workers=4)  # fmt: skip
 def transaction_locks_ignored() -> None:
     for name in ("check_name_free", "check_ino_free"):
         setattr(meta_locks, name, lambda *_a, **_k: None)

@@ -16,6 +16,7 @@ import heapq
 import math
 from collections import deque
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -93,13 +94,23 @@ class RunQueue(deque):
         self.steps += 1
         if self.steps > self.STEPS_MAX:
             if self.clock.jumps == self.last_jumps:
-                raise Endless(f"at {self.clock.now:.6f}, in {task.name}")
+                raise Endless(f"at {self.clock.now:.6f}, in {task.name}: {where(task)}")
             self.steps, self.last_jumps = 0, self.clock.jumps
         process = task.context.get(CURRENT)
         if process is not None and process.frozen:
             process.stash.append(task)
         else:
             super().append(task)
+
+
+def where(task: Any) -> str:
+    """Tell where a task is."""
+    found: list[str] = []
+    inner = task.coro
+    while getattr(inner, "cr_frame", None) is not None:
+        found.append(f"{Path(inner.cr_code.co_filename).name}:{inner.cr_frame.f_lineno}")
+        inner = inner.cr_await
+    return " < ".join(reversed(found))
 
 
 class Unpolled:

@@ -85,7 +85,7 @@ def run_seed(options: Options) -> Report:
     except BaseExceptionGroup as error:
         report.violations.append(f"the run ended: {_texts(error)}")
     except Exception as error:  # noqa: BLE001 - whatever it is, the run failed
-        report.violations.append(f"the run ended: {type(error).__name__}: {error}")
+        report.violations.append(f"the run ended: {_texts(error)}")
     report.cpu_s = time.process_time() - began
     return report
 
@@ -280,4 +280,6 @@ class Run:
 def _texts(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(sorted({_texts(e) for e in error.exceptions}))
+    if isinstance(error, trio.TrioInternalError):  # raised between turns: by the clock or its calls
+        return _texts(error.__cause__ or error.__context__ or AssertionError())
     return f"{type(error).__name__}: {error}"

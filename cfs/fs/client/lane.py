@@ -207,11 +207,11 @@ class Lane:
         if self._sent_at:
             if not self._overtake or len(self._sent_at) >= self._limits.in_flight:
                 return
-            newest = max(self._sent_at.values())
-            if trio.current_time() - newest < self._limits.stall_s:
+            stalled = max(self._sent_at.values()) + self._limits.stall_s
+            if trio.current_time() < stalled:
                 if not self._watching:
                     self._watching = True
-                    self._nursery.start_soon(self._watch, newest + self._limits.stall_s)
+                    self._nursery.start_soon(self._watch, stalled)
                 return
         self._nursery.start_soon(self._run)
         self._sent_at[0] = trio.current_time()  # until `_run` has numbered its batch
