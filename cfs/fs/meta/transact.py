@@ -22,7 +22,7 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Lease, OpResult
-from cfs.core.errors import CfsError, DeadlineExceeded, Locked, Retryable, from_wire
+from cfs.core.errors import CfsError, DeadlineExceeded, FsError, Locked, Retryable, from_wire
 from cfs.core.ids import Ino, ShardId, group_of, shard_of
 from cfs.core.meta import commands, keys, read, results
 from cfs.core.meta.commands import Attach
@@ -70,14 +70,30 @@ class Transactions:
     async def attempt(
         self, led: LedShard, session: int, seq: int, attempt: int, op: Any
     ) -> OpResult:
-        """Run `op` once. Raises FsError (its final answer), Locked (try again), Retryable."""
+        """Run `op` once. Raises FsError (its final answer), Locked (try again), Retryable.
+
+        What is planned from is read piece by piece: a refusal counts only if the names that it
+        rests on still lead where they did, else there was no moment at which all of it was so.
+        """
         # what is planned from must be all there is: delegations of others come back first
         here = [i for i in touched(led.group.state, op).inos if not led.owns(session, i)]
         await led.recalls.recall(here, but=session, keep=Lease.READ)
         home = self._home(led, op) if isinstance(op, meta.Create) else led.shard
-        made = await plan(_Space(led, self.leaders), op, home)
-        if not made.order:
-            return OpResult()
+        space = _Space(led, self.leaders)
+        try:
+            made = await plan(space, op, home)
+            if not made.order:
+                return OpResult()
+            return await self._begin(led, session, seq, attempt, made)
+        except FsError as error:
+            if await space.changed():
+                message = f"names changed under the operation ({error}); try again"
+                raise Locked(message, txid=b"", coordinator=-1) from error
+            raise
+
+    async def _begin(
+        self, led: LedShard, session: int, seq: int, attempt: int, made: Plan
+    ) -> OpResult:
         number = session.to_bytes(8, "big") + seq.to_bytes(8, "big")
         # the term keeps a later leader's attempts apart from an earlier one's
         where = led.shard.to_bytes(2, "big") + led.term.to_bytes(8, "big")
@@ -238,8 +254,25 @@ class _Space:
     def __init__(self, led: LedShard, leaders: Leaders) -> None:
         self._led = led
         self._leaders = leaders
+        self._seen: dict[tuple[int, bytes], int] = {}
 
     async def lookup(self, parent: int, name: bytes) -> Entry | None:
+        entry = await self._look(parent, name)
+        self._seen[parent, name] = entry.ino if entry is not None else 0
+        return entry
+
+    async def changed(self) -> bool:
+        """Tell whether a name that was looked up leads elsewhere by now."""
+        for (parent, name), ino in self._seen.items():
+            try:
+                entry = await self._look(parent, name)
+            except FsError:
+                return True  # its directory is gone
+            if (entry.ino if entry is not None else 0) != ino:
+                return True
+        return False
+
+    async def _look(self, parent: int, name: bytes) -> Entry | None:
         shard = shard_of(Ino(parent))
         if shard == self._led.shard:
             return read.lookup(self._led.group.state, parent, name)
