@@ -15,7 +15,7 @@ import msgspec
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Caller, Lease
-from cfs.core.errors import CfsError, FsError
+from cfs.core.errors import CfsError, FsError, NoSpace
 from cfs.core.meta import access, attributes
 from cfs.core.meta import acl as lists
 from cfs.core.meta.xattrs import check_space
@@ -62,16 +62,21 @@ class Attributes(Listings):
                     return await self._answered(follow, file, token)
         if file is not None and client.writeback.writable(file):
             async with file.flush_lock:  # in order with commits, which carry times
-                return await self._set(op, file)
-        return await self._set(op, file)
+                return await self._set(op, file, held=bool(file.node.modes & Lease.WRITE))
+        return await self._set(op, file, held=False)
 
-    async def _set(self, op: meta.SetAttr, file: File | None) -> Attr:
+    async def _set(self, op: meta.SetAttr, file: File | None, *, held: bool) -> Attr:
+        """Have the shard change attributes.
+
+        `held`: under the WRITE lease and the file's lock, for which a recall waits, so on the lane
+        that waits for nobody.
+        """
         client = self.client
         deadline = client.deadline()
         shard = client.cache.node(op.ino).shard
         with client.writeback.request() as token:
             await client.queue.drained(deadline)
-            if file is not None and client.writeback.writable(file):
+            if held and file is not None:
                 follow = Follow(op)
                 follow.begin(await client.session.data_lane(shard, deadline))
                 return await self._answered(follow, file, token)
@@ -112,15 +117,14 @@ class Attributes(Listings):
                 changed = await client.ahead.setattr(op, deadline)
                 if changed is not None:
                     return self.view(changed)
-                client.writeback.cut(file.truncate(size) if size < file.size else 0)
                 if file.unclean and size:
-                    await client.writeback.flush(file, deadline)
+                    await self._commit_below(file, size, deadline)
                 async with file.flush_lock:
                     if not client.writeback.writable(file):
                         continue
                     client.writeback.cut(file.truncate(size))
                     try:
-                        attr = await self._set(op, file)
+                        attr = await self._set(op, file, held=True)
                     except CfsError:
                         client.cache.forget(op.ino)
                         raise
@@ -133,6 +137,19 @@ class Attributes(Listings):
                 return attr
         finally:
             self.closed(file)
+
+    async def _commit_below(self, file: File, size: int, deadline: float) -> None:
+        """Commit what is dirty before the size is set; on a full cluster, no more than will stay.
+
+        What will be cut is committed too: were it forgotten here and the lease recalled before the
+        size is set, others would see the file as it never was.
+        """
+        writeback = self.client.writeback
+        try:
+            await writeback.flush(file, deadline)
+        except NoSpace:
+            writeback.cut(file.truncate(size) if size < file.size else 0)
+            await writeback.flush(file, deadline)
 
     def closed(self, file: File) -> None:
         """Count one use of a file's state less."""

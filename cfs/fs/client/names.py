@@ -64,10 +64,15 @@ class Names:
             if attr is not None:
                 return self.view(attr)
             try:
-                return await self.getattr(ino)
+                attr = await self.getattr(ino)
             except FsError as error:  # the name led to an inode of another shard that went
                 if error.errno != errno.ENOENT:
                     raise
+                continue
+            known = self.client.cache.name(parent, name)  # the attributes are of a later moment
+            still = (await self._lookup(parent, name))[0] if known is None else known.ino
+            if still == ino:
+                return attr
 
     async def _dots(self, directory: int, name: bytes) -> Attr:
         here = await self.getattr(directory)
@@ -219,10 +224,8 @@ class Names:
     ) -> Attr:  # fmt: skip
         """Make a directory."""
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        attr, _ = await self.create(
-            parent, name, mode, uid=uid, gid=gid, umask=umask, caller=caller
-        )
-        return attr
+        made = self.create(parent, name, mode, uid=uid, gid=gid, umask=umask, caller=caller)
+        return (await made)[0]
 
     async def mknod(
         self, parent: int, name: bytes, mode: int, rdev: int = 0, *, uid: int = 0, gid: int = 0,
@@ -230,10 +233,10 @@ class Names:
     ) -> Attr:  # fmt: skip
         """Make a file or a special file; a mode without a type means a regular one."""
         mode = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
-        attr, _ = await self.create(
+        made = self.create(
             parent, name, mode, uid=uid, gid=gid, rdev=rdev, umask=umask, caller=caller
         )
-        return attr
+        return (await made)[0]
 
     async def symlink(
         self, parent: int, name: bytes, target: bytes, *, uid: int = 0, gid: int = 0,
@@ -241,10 +244,8 @@ class Names:
     ) -> Attr:  # fmt: skip
         """Make a symbolic link."""
         mode = stat.S_IFLNK | 0o777
-        attr, _ = await self.create(
-            parent, name, mode, uid=uid, gid=gid, target=target, caller=caller
-        )
-        return attr
+        made = self.create(parent, name, mode, uid=uid, gid=gid, target=target, caller=caller)
+        return (await made)[0]
 
     async def readlink(self, ino: int) -> bytes:
         """Give where a symbolic link points. Raises EINVAL."""
@@ -361,12 +362,11 @@ class Names:
         if known is not None:
             return known.ino or None
         try:
-            ino, _ = await self._lookup(parent, name)
+            return (await self._lookup(parent, name))[0]
         except FsError as error:
             if error.errno != errno.ENOENT:
                 raise
             return None
-        return ino
 
     async def _pin_if_open(self, parent: int, name: bytes) -> int | None:
         """Pin what a name leads to if it is open here; give its inode."""

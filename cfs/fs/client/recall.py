@@ -56,6 +56,8 @@ class Recalls:
                 await self._pin(ino)
             if file is not None and node is not None and node.modes & Lease.WRITE:
                 await self._flush(file)
+                async with file.flush_lock:
+                    pass  # attributes are being set under the lease: seen here, not by others
             if node is not None and node.modes & Lease.WRITE:
                 writeback.was_recalled(ino)
                 if file is None:

@@ -275,6 +275,7 @@ class _Space:
     async def _look(self, parent: int, name: bytes) -> Entry | None:
         shard = shard_of(Ino(parent))
         if shard == self._led.shard:
+            self._check_free(parent, name)
             return read.lookup(self._led.group.state, parent, name)
         request = meta.Lookup(shard=shard, session=0, parent=parent, name=name, lease=False)
         reply = await self._leaders.call(group_of(shard), "meta.lookup", request, timeout_s=STEP_S)
@@ -289,6 +290,14 @@ class _Space:
         reply = await self._leaders.call(group_of(shard), "meta.getattr", request, timeout_s=STEP_S)
         attr: Attr = reply.attr
         return attr
+
+    def _check_free(self, parent: int, name: bytes) -> None:
+        """Raise Locked where a transaction may have changed the name: other shards wait, too."""
+        state = self._led.group.state
+        lock = read.locked(state, (parent, name)) if self._led.open_parts else None
+        if lock:
+            txid, coordinator = lock
+            raise Locked(f"a transaction holds {name!r}", txid=txid, coordinator=coordinator)
 
 
 def _fill_made(made: Plan, prepared: results.Prepared) -> int:

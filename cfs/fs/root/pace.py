@@ -34,7 +34,7 @@ class Pace:
                 return
             self._left = min(self._left + (now - self._at) * rate, rate * BURST_S)
             self._at = now
-            if self._left >= 0:
+            if self._left > -1.0:  # less than a byte is nothing to wait for
                 self._left -= count
                 return
             await trio.sleep(min(SLICE_S, -self._left / rate))
