@@ -37,6 +37,8 @@ class Op:
     durable: bool = False
     optional: bool = False
     dropped: bool = False
+    doubtful: bool = False
+    """Its client lost something while it was under way: it may rest on that."""
     before: Op | None = None
     """An optional operation that must have taken effect if this one did."""
 
@@ -85,7 +87,10 @@ class History:
                 op.dropped = True
         else:
             op.ret, op.result = self.clock.now, result
-            if op.changes and result[0] == "ok":
+            changed = op.changes and result[0] == "ok"
+            if op.doubtful:
+                op.optional, op.dropped = changed, not changed
+            elif changed:
                 self._open[op.client, op.object].append(op)
         self.trace.line(f"op {op}")
 
@@ -114,7 +119,12 @@ class History:
     def lost(self, client: str, object_: str | None = None, *, ended: bool = False) -> None:
         """A client died, lost its session or was told of a loss: the rest may be gone."""
         for key, chain in list(self._open.items()):
-            if key[0] != client or object_ not in (None, key[1]) or not chain:
+            if key[0] != client or object_ not in (None, key[1]):
+                continue
+            for op in self.ops:
+                if (op.client, op.object) == key and op.result is None:
+                    op.doubtful = True
+            if not chain:
                 continue
             first = min(op.invoke for op in chain)
             before: Op | None = None

@@ -17,6 +17,7 @@ Nodes in use (open, dirty) are never pushed out.
 from __future__ import annotations
 
 import itertools
+import stat
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Container
@@ -258,10 +259,14 @@ class Cache:
         """Tell what an operation changes."""
         return touched_by(op, self._leads_to)
 
-    def _leads_to(self, parent: int, name: bytes) -> int:
+    def _leads_to(self, parent: int, name: bytes) -> tuple[int, bool]:
         node = self._nodes.get(parent)
         found = node.entries.get(name) if node is not None else None
-        return found.ino if found is not None else 0
+        if found is None or not found.ino:
+            return 0, False
+        there = self._nodes.get(found.ino)
+        links = there.attr.nlink if there is not None and there.attr is not None else 0
+        return found.ino, links <= 1 or found.kind == stat.S_IFDIR
 
     def unlearn(self, op: Any) -> tuple[int, ...]:
         """Forget what an own operation changed; give the inodes concerned."""

@@ -166,8 +166,7 @@ class Names:
         With `opened` a regular file's state comes too, with one more open counted.
         """
         client = self.client
-        shard = shard_of(Ino(parent))
-        regular = stat.S_ISREG(mode)
+        shard, regular = shard_of(Ino(parent)), stat.S_ISREG(mode)
         lease = Lease.READ
         if regular or client.limits.delegate:
             lease |= Lease.WRITE
@@ -305,6 +304,7 @@ class Names:
         op = meta.Rmdir(parent=parent, name=name, caller=caller)
         if await client.ahead.rmdir(op, client.deadline()):
             return
+        await self._find(parent, name)  # nothing may be made in it from now on
         shard = shard_of(Ino(parent))
         with client.writeback.request() as token:
             at, result = await client.session.mutate(shard, op, deadline=client.deadline())

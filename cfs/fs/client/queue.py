@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any, Protocol
 
 import structlog
@@ -79,7 +79,7 @@ class Queue:
             return False
         if self._length and lane is not self._lane:
             return False
-        busy, underway = self._busy, self.underway.named
+        busy, underway = self._busy, self.underway.kept
         if not busy and not underway:
             return True
         return not any(ino in busy or ino in underway for ino in inos)
@@ -157,15 +157,19 @@ class Queue:
                     await self.settled(ino, deadline)
 
     @contextlib.asynccontextmanager
-    async def alone(self, op: Any, deadline: float) -> AsyncIterator[None]:
-        """Hold an operation that is sent synchronously in its place in the order."""
-        inos = _inos(op)
+    async def alone(self, op: Any, inos: Collection[int], deadline: float) -> AsyncIterator[None]:
+        """Hold an operation that is sent synchronously in its place in the order.
+
+        Nothing is put in line on `inos` meanwhile: an entry made in a directory that is being
+        removed would be lost, though it was shown as made.
+        """
         if isinstance(op, _FREE):
-            for ino in inos:
+            for ino in _inos(op):
                 await self.settled(ino, deadline)
             yield
             return
         busy = self._busy
+        inos = {*_inos(op), *inos}
         for ino in inos:
             busy[ino] = busy.get(ino, 0) + 1
         try:

@@ -135,11 +135,13 @@ class Session:
 
     async def mutate(self, shard: int, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
         """Apply an operation exactly once, after all in line; give (applied index, result)."""
-        async with self._queue.alone(op, deadline):
+        touched = self._holder.touched(op)
+        async with self._queue.alone(op, touched.kept, deadline):
             state = self._shards.get(shard)
             if state is None or trio.current_time() >= state.trust_until:
                 state = await self.ensure(shard, deadline)
-            return await self._queue.underway.answer(state.names, op, self._holder, deadline)
+            underway = self._queue.underway
+            return await underway.answer(state.names, op, touched, self._holder, deadline)
 
     def trusted_lane(self, shard: int) -> Lane | None:
         """Give the lane `data_lane` gives, if leases in the shard count at this moment."""

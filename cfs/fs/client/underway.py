@@ -2,10 +2,10 @@
 
 A change takes effect before its answer is here: others can see it by then, and its own client,
 which a shard recalls nothing from, must not go on seeing what was before. So from when a change is
-sent until its answer is taken in what it touches is not answered from the cache:
-names, absent ones too, listings of their directories, attributes; and nothing is carried out ahead
-of the shard on what it names. What is known stays where it is: it counts again when the change was
-refused, and the answer to one that took effect replaces it. Bounded by the operations under way.
+sent until its answer is taken in what it touches is not answered from the cache: names, absent ones
+too, listings of their directories, attributes; and nothing is carried out ahead of the shard on
+what it names or ends. What is known stays where it is: it counts again when the change was refused,
+and the answer to one that took effect replaces it. Bounded by the operations under way.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Touched(msgspec.Struct, frozen=True):
     """(directory, name)."""
     inos: tuple[int, ...] = ()
     """Inodes whose attributes change."""
-    named: tuple[int, ...] = ()
-    """Those that the operation itself names."""
+    kept: tuple[int, ...] = ()
+    """Those on which nothing may be put in line meanwhile: what it names, what it may end."""
     crosses: bool = False
     """It may concern two shards: it can be in effect long before it is answered."""
 
@@ -52,16 +52,15 @@ class Underway:
     def __init__(self) -> None:
         self.names: dict[tuple[int, bytes], int] = {}
         self.inos: dict[int, int] = {}
-        self.named: dict[int, int] = {}
+        self.kept: dict[int, int] = {}
 
     async def answer(
-        self, lane: Lane, op: Any, holder: Touching, deadline: float
+        self, lane: Lane, op: Any, touched: Touched, holder: Touching, deadline: float
     ) -> tuple[int, meta.OpResult]:
         """Send an operation and give its answer, as `Lane.answer`.
 
         The caller takes it in before it waits for anything: then what it touches is told again.
         """
-        touched = holder.touched(op)
         self.begin(touched)
         waiting = None
         try:
@@ -81,19 +80,23 @@ class Underway:
             self.names[name] = self.names.get(name, 0) + 1
         for ino in touched.inos:
             self.inos[ino] = self.inos.get(ino, 0) + 1
-        for ino in touched.named:
-            self.named[ino] = self.named.get(ino, 0) + 1
+        for ino in touched.kept:
+            self.kept[ino] = self.kept.get(ino, 0) + 1
 
     def end(self, touched: Touched) -> None:
         """End `begin`: the answer was taken in, or nothing was sent."""
         _count_down(self.names, touched.names)
         _count_down(self.inos, touched.inos)
-        _count_down(self.named, touched.named)
+        _count_down(self.kept, touched.kept)
 
 
-def touched_by(op: Any, known: Callable[[int, bytes], int]) -> Touched:
-    """Tell what an operation touches; `known` gives the inode that a name leads to, or 0."""
+def touched_by(op: Any, known: Callable[[int, bytes], tuple[int, bool]]) -> Touched:
+    """Tell what an operation touches.
+
+    `known` gives the inode that a name leads to, or 0, and whether it ends with that name.
+    """
     names: tuple[tuple[int, bytes], ...] = ()
+    ends: tuple[tuple[int, bytes], ...] = ()
     inos: list[int] = []
     crosses = False
     match op:
@@ -101,20 +104,22 @@ def touched_by(op: Any, known: Callable[[int, bytes], int]) -> Touched:
             names = ((op.parent, op.name),)
             crosses = stat.S_ISDIR(op.mode)
         case meta.Unlink() | meta.Rmdir():
-            names = ((op.parent, op.name),)
+            names = ends = ((op.parent, op.name),)
         case meta.Link():
             names, inos = ((op.parent, op.name),), [op.ino]
         case meta.Rename():
             names = ((op.parent, op.name), (op.new_parent, op.new_name))
+            ends = names[1:]
         case meta.SetAttr() | meta.SetXattr() | meta.RemoveXattr() | meta.Commit():
             inos = [op.ino]
         case meta.CopyRange():
             inos = [op.ino]
-    named = dict.fromkeys([*inos, *(parent for parent, _ in names)])
-    found = (known(parent, name) for parent, name in names)
-    touched = tuple(dict.fromkeys([*named, *(ino for ino in found if ino)]))
+    kept = dict.fromkeys([*inos, *(parent for parent, _ in names)])
+    found = {name: known(*name) for name in names}
+    touched = dict.fromkeys([*kept, *(ino for ino, _ in found.values() if ino)])
+    kept |= dict.fromkeys(found[name][0] for name in ends if all(found[name]))
     crosses = crosses or len({shard_of(Ino(ino)) for ino in touched}) > 1
-    return Touched(names, touched, tuple(named), crosses)
+    return Touched(names, tuple(touched), tuple(kept), crosses)
 
 
 def _count_down(counts: dict[Any, int], keys: tuple[Any, ...]) -> None:
