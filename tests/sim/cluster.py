@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,8 @@ class Cluster:
             token_id=token, key_digest=token, now_ms=now_ms, role=role, name=name, host=name,
             port=PORT, domain=name, weight=1.0, serial=machine.serial, expires_ms=now_ms + 10**11,
         )  # fmt: skip
-        await self.operate(mint)
-        node_id = await self.operate(admit)
+        await self.operate(mint, lambda: self._minted(token))
+        node_id = await self.operate(admit, lambda: self._node_id(name))
         machine.home = self._home(role, name, node_id)
         await self.start(name)
         self.nursery.start_soon(self._keep, machine)
@@ -157,12 +158,26 @@ class Cluster:
         machine.home = self._home("client", name, 0)
         return machine
 
-    async def operate(self, command: Any) -> int:
-        """Propose to the root group, as an operator whose command is sent again until it works."""
+    def _minted(self, token: bytes) -> int | None:
+        state = self.root().state
+        known = records.get_all(state, records.TokenRecord, records.TOKEN_PREFIX)
+        return 0 if any(t.token_id == token for t in known) else None
+
+    def _node_id(self, name: str) -> int | None:
+        known = self.root().nodes()
+        return next((r.node.node_id for r in known if r.node.name == name), None)
+
+    async def operate(self, command: Any, found: Callable[[], int | None] = lambda: None) -> int:
+        """Propose to the root group, as an operator whose command is sent again until it works.
+
+        `found` gives the result of a command whose answer was lost.
+        """
         with trio.fail_after(60):
             while True:
                 replica = self.root()
                 if replica is not None:
+                    if (result := found()) is not None:
+                        return result
                     with contextlib.suppress(CfsError):
                         return await replica.propose(command)
                 await trio.sleep(0.1)

@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from cfs.core.errors import CfsError, FsError
+from cfs.core.errors import CfsError, FsError, Unavailable
 from cfs.fs.client.ahead import SPREAD_XATTR
 from cfs.fs.client.files import Files
 from cfs.fs.meta.plan import home_of_directory
@@ -271,16 +271,28 @@ class Worker:
         await self.did("tree", "lookup", (parent, name), looked)
 
     async def _listed(self, ino: int) -> tuple[tuple[bytes, str], ...]:
-        files = self.files
-        handle = await files.opendir(ino)
-        try:
-            entries: list[Any] = []
-            while page := await files.readdir(handle, entries[-1].cookie if entries else 0):
-                entries.extend(page)
-        finally:
-            await files.releasedir(handle)
+        """List a directory at one moment. Raises Unavailable: it came in pieces, as it may."""
+        for _ in range(5):
+            entries, pieces = await self._pages(ino)
+            if pieces <= 1:
+                break
+        else:
+            raise Unavailable("listed in pieces")
         kinds = {stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFREG: "f"}
         return tuple(sorted((e.name, kinds[e.kind]) for e in entries))
+
+    async def _pages(self, ino: int) -> tuple[list[Any], int]:
+        files = self.files
+        handle = await files.opendir(ino)
+        entries: list[Any] = []
+        pieces = 0
+        try:
+            while page := await files.readdir(handle, entries[-1].cookie if entries else 0):
+                entries.extend(page)
+                pieces += 1
+        finally:
+            await files.releasedir(handle)
+        return entries, pieces
 
     async def _sync_directory(self, parent: int) -> None:
         marked = self.history.unsynced(self.name, "tree")
