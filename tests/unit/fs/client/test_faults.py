@@ -30,6 +30,7 @@ def test_lost_replies_take_effect_once() -> None:
                 if error.errno != errno.EEXIST:
                     raise
                 await a.rmdir(1, name)
+        await a.sync()
         entries, _ = read.listing(world.shared.state, 1, 0, 100)
         assert {e.name for e in entries} == {e.name for e in await a.list_directory("/")}
         assert (await a.getattr(1)).nlink == 2 + len(entries)
