@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from tests.sim.history import History, Op
@@ -48,13 +49,13 @@ class Journal(History):
         with self._lock:
             super().end(op, result)
 
-    def mark(self, client: str, object_: str) -> int:
+    def unsynced(self, client: str, object_: str) -> list[Op]:
         with self._lock:
-            return super().mark(client, object_)
+            return super().unsynced(client, object_)
 
-    def synced(self, client: str, object_: str, mark: int) -> None:
+    def synced(self, client: str, ops: Iterable[Op]) -> None:
         with self._lock:
-            super().synced(client, object_, mark)
+            super().synced(client, ops)
 
     def lost(self, client: str, object_: str | None = None, *, ended: bool = False) -> None:
         with self._lock:

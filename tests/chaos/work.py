@@ -159,14 +159,14 @@ class Worker:
         return op
 
     def sync(self, object_: str, fd: int) -> None:
-        mark = self.journal.mark(self.life, object_)
+        marked = self.journal.unsynced(self.life, object_)
         self.doing = "fsync"
         try:
             os.fsync(fd)
         except OSError:
             self.journal.lost(self.life, object_)
             raise
-        self.journal.synced(self.life, object_, mark)
+        self.journal.synced(self.life, marked)
 
     def word(self) -> bytes:
         self.count += 1
@@ -277,8 +277,8 @@ class Worker:
             finally:
                 os.close(fd)
 
-        op = self.did("bank", "write", (account, change), move)
-        self.journal.synced(self.life, "bank", op.index)
+        self.did("bank", "write", (account, change), move)
+        self.journal.synced(self.life, self.journal.unsynced(self.life, "bank"))
 
 
 def bank_step(state: tuple[int, ...], op: Op) -> tuple[int, ...] | None:
