@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import stat
+from functools import partial
 from typing import Any
 
 import pytest
@@ -172,5 +175,59 @@ def test_a_kernel_loses_attributes_before_a_change_that_may_cross_shards_is_sent
         assert told == [inos["d"]]
         await a.getattr(inos["d"])
         assert a.trust_left_s(inos["d"]) > 0
+
+    run(scenario, seeds=1)
+
+
+def test_nothing_is_made_ahead_in_a_directory_that_is_being_removed() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        await a.getattr(ROOT)
+        d = (await a.mkdir(ROOT, b"d", 0o755)).ino
+        for _ in range(3):
+            await a.mknod(d, b"x", REGULAR)
+            await a.unlink(d, b"x")
+        await a.sync()
+        assert a.client.delegations.here(d) is not None
+        await b.mkdir(ROOT, b"other", 0o755)  # the root is nobody's own
+        world.reply_delay = lambda method, r: (
+            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "Rmdir" else 0
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.rmdir, ROOT, b"d")
+            await trio.sleep(SLOW_S / 2)
+            with pytest.raises(FsError) as refused:
+                await a.mknod(d, b"lost", REGULAR)
+            assert refused.value.errno == errno.ENOENT
+        await a.sync()
+
+    run(scenario, seeds=1)
+
+
+def test_a_size_is_not_shown_before_a_recall_can_no_longer_take_it_back() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        fh, attr = await a.create_file(ROOT, b"f", 0o644, os.O_RDWR)
+        await a.sync()
+        await a.write(fh, 0, b"x" * 100)
+        slow = {"Commit"}
+        world.reply_delay = lambda method, r: (
+            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ in slow else 0
+        )
+        sizes: list[tuple[str, int]] = []
+
+        async def look(files: Any, name: str) -> None:
+            sizes.append((name, (await files.getattr(attr.ino)).size))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(a.setattr, attr.ino, size=50))
+            await trio.sleep(SLOW_S / 4)
+            await look(a, "a")
+            nursery.start_soon(look, b, "b")
+        assert sizes[0] == ("a", 100)
+        await look(a, "a")
+        await look(b, "b")
+        assert sizes[-2:] == [("a", 50), ("b", 50)]
+        await a.release(fh)
 
     run(scenario, seeds=1)
