@@ -48,7 +48,7 @@ def test_a_name_that_was_replaced_meanwhile_is_not_absent():
                 await trio.sleep(1)  # the inode that was there is reclaimed
             return answer
 
-        world.service.handlers["meta.lookup"] = lookup
+        world.service.transactions.leaders.serve({"meta.lookup": lookup})
         await world.mutate(a, 1, 2, rename(one, b"old", two, b"moved"))
         assert replaced
         assert (await world.lookup(a, 1, two, b"moved")).entry.ino == new.ino
