@@ -239,7 +239,8 @@ class Leadership:
     def _beat(self) -> None:
         replica = self._replica
         self._beat_wanted = False
-        self._beat_due_ms = replica.now_ms + replica.settings.heartbeat_ms
+        every = replica.settings.heartbeat_ms
+        self._beat_due_ms = (replica.now_ms // every + 1) * every  # all groups' at once: one frame
         self._round += 1
         self._round_times.append((self._round, replica.now_ms))
         for peer, progress in self.peers.items():
