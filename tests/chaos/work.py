@@ -12,6 +12,7 @@ goes on with the next life of its mount when one ended.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -31,10 +32,21 @@ KINDS = ("register", "append", "set", "swap", "lock", "bank")
 ACCOUNTS, START = 4, 100
 PAUSE_S = 0.08
 REGISTER_BYTES = 64
+CLONE_FILES = 0x400
 
 
 class Over(Exception):
     """The run is over."""
+
+
+def own_files() -> None:
+    """Give the calling thread open files of its own.
+
+    A program started by another thread would else inherit them, and wait, before it begins, until
+    the mount has answered their closing: with it the very command that mends a link.
+    """
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_FILES):
+        raise OSError(ctypes.get_errno(), "unshare")
 
 
 class Work:
@@ -85,6 +97,7 @@ class Work:
                 self.failures.append(f"{thread.name} hangs after everything was healed")
 
     def _run(self, kind: str, client: Client, chance: random.Random) -> None:
+        own_files()
         with contextlib.suppress(Over):
             while True:
                 while not client.ready.wait(0.2):
