@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import stat
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Container
 from operator import attrgetter
@@ -124,19 +123,12 @@ class Cache:
             node.listing = sorted(present, key=attrgetter("cookie"))
         return node.listing
 
-    def following(self, ino: int, name: Name, count: int) -> list[Name]:
-        """Give up to `count` entries after one, as a listing has them; as learnt, if folded."""
-        names = self.listing(ino)
-        if names is not None:
-            first = bisect_right(names, name.cookie, key=attrgetter("cookie"))
-            return names[first : first + count]
+    def present(self, ino: int) -> list[Name]:
+        """Give the entries known here of a directory whose names are all known, in any order."""
         node = self._nodes.get(ino)
-        if node is None or not node.folded or not self.leased(node):
+        if node is None or not node.complete or not self.leased(node):
             return []
-        rest = iter(node.entries.values())
-        if all(known.name != name.name for known in rest):
-            return []
-        return [known for known in itertools.islice(rest, count) if known.ino]
+        return [name for name in node.entries.values() if name.ino]
 
     # --- learning
 

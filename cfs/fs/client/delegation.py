@@ -13,8 +13,10 @@ Inode numbers for what is made here are reserved in the shard by the thousand.
 from __future__ import annotations
 
 import stat
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from operator import attrgetter, itemgetter
 
 import structlog
 import trio
@@ -23,11 +25,12 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
+from cfs.core.meta import keys
 from cfs.core.meta.name_filter import NameFilter
 from cfs.fs.client.cache import Cache
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
-from cfs.fs.client.nodes import Name, Node
+from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.session import Session
 from cfs.fs.client.writeback import Writeback
@@ -62,7 +65,8 @@ class Delegations:
         self._uses: dict[int, int] = {}
         self._pauses: dict[int, tuple[float, float]] = {}
         self._kept: OrderedDict[int, None] = OrderedDict()
-        self._owned: dict[int, int] = {}
+        self._owned: dict[int, tuple[int, Name]] = {}
+        """By directory: how often leases on entries were taken, and the last one asked for."""
         self._taking: dict[int, trio.Lock] = {}
         self._numbers: dict[int, tuple[int, int]] = {}
         self._reserving: dict[int, trio.Lock] = {}
@@ -231,11 +235,11 @@ class Delegations:
         if there.kind == stat.S_IFDIR or there.ino in self._writeback.recalling:
             return
         node = self._cache.node(there.ino)
-        taken = self._owned.get(parent, 0)
+        taken, last = self._owned.get(parent, (0, there))
         if len(self._owned) > USES_MAX:
             self._owned.clear()
-        self._owned[parent] = taken + 1
-        more = self._following(parent, there, min(OWN_MAX, 4**taken) - 1)
+        self._owned[parent] = taken + 1, there
+        more = self._following(parent, last, there, min(OWN_MAX, 4**taken) - 1)
         try:
             await self._writeback.taken_back(node, deadline)
             with self._writeback.request() as token:
@@ -247,11 +251,21 @@ class Delegations:
         except CfsError as error:
             _LOG.debug("lease_not_taken", ino=there.ino, error=str(error))
 
-    def _following(self, parent: int, there: Name, count: int) -> tuple[int, ...]:
+    def _following(self, parent: int, last: Name, there: Name, count: int) -> tuple[int, ...]:
+        """Guess which entries come next: in order of listing, or of inodes (as `rm -r` sorts)."""
+        if count <= 0:
+            return ()
+        ways = []
+        for key in (_place, attrgetter("ino")):
+            names = sorted(self._cache.present(parent), key=key)
+            first = bisect_right(names, key(there), key=key)
+            since = first - bisect_right(names, key(last), key=key)
+            ways.append((since if since > 0 else len(names), names, first))
+        _, names, first = min(ways, key=itemgetter(0))
         writeback = self._writeback
         shard = shard_of(Ino(parent))
         found: list[int] = []
-        for name in self._cache.following(parent, there, 2 * count) if count > 0 else ():
+        for name in names[first : first + 2 * count]:
             ino = name.ino
             if (
                 name.kind != stat.S_IFDIR
@@ -341,3 +355,10 @@ class Delegations:
             self._writeback.release(ino)
         self._cache.forget(ino)
         self._tell_kernel(ino)
+
+
+def _place(name: Name) -> int:
+    """Give where a listing has a name; of one made here, where the shard will put it."""
+    return (
+        name.cookie if name.cookie != UNKNOWN_COOKIE else keys.cookie(keys.name_hash(name.name), 0)
+    )

@@ -142,6 +142,28 @@ def test_a_directory_too_large_for_the_cache_stays_delegated() -> None:
     run(scenario, seeds=1)
 
 
+@pytest.mark.parametrize("by", ["name", "ino"])
+def test_leases_are_taken_in_the_order_in_which_entries_go(by: str) -> None:
+    async def scenario(world: World) -> None:
+        files = await world.client("a", writable=200, delegated=200)
+        await files.getattr(ROOT_INO)
+        top = (await files.mkdir(ROOT_INO, b"top", 0o755)).ino
+        for number in range(1000):
+            await files.mknod(top, b"n%d" % number, 0o600)
+        await files.sync()
+        handle, page = await files.opendir(top), []
+        listed: list[Any] = []
+        while page := await files.readdir(handle, listed[-1].cookie if listed else 0):
+            listed += page
+        before = world.calls("meta.mutate")
+        for entry in sorted(listed, key=lambda e: e.ino) if by == "ino" else listed:
+            await files.unlink(top, entry.name)
+        await files.sync()
+        assert world.calls("meta.mutate") - before < 60
+
+    run(scenario, seeds=1)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_nothing_is_lost_or_done_twice_through_faults(seed: int) -> None:
     async def scenario(world: World) -> None:
