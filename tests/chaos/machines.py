@@ -205,6 +205,10 @@ class Client:
     def kill(self) -> None:
         """End the daemon as SIGKILL does; every open file of the mount is dead."""
         self.ready.clear()
+        self.process.signal(signal.SIGKILL)
+        # a thread that is telling the kernel something may wait for a page that a request of the
+        # mount holds: the process ends only once the connection is aborted
+        sh("umount", "-f", self.mount, check=False)
         self.process.kill()
         sh("umount", "-l", self.mount, check=False)
 
