@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +14,11 @@ import typer
 
 from cfs.cli import processes
 from cfs.core.errors import DeadlineExceeded, Refused
+from cfs.fs.gate.attachment import abort, device_of
 
 PATIENCE_S = 90.0
+ANSWER_S = 5.0
+"""A mount that lives answers sooner, or its daemon can be found."""
 _POLL_S = 0.05
 
 
@@ -44,14 +48,35 @@ def unmount(mountpoint: Path) -> None:
 
 
 def clear_dead(mountpoint: Path) -> bool:
-    """Take away a mount whose daemon died; False when there is none. Raises Refused."""
-    try:
-        mountpoint.stat()
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            _detach(mountpoint, lazily=True)
-            return True
-    return False
+    """Take away a mount whose daemon died; False when there is none. Raises Refused.
+
+    Mostly such a mount answers ENOTCONN. A daemon that was killed while the kernel held a page for
+    it never ends, though, and whoever looks at its mount hangs with it until the connection is
+    aborted.
+    """
+    device = device_of(str(mountpoint))
+    if device is None:
+        return False
+    answers: list[int] = []
+
+    def ask() -> None:
+        try:
+            mountpoint.stat()
+            answers.append(0)
+        except OSError as error:
+            answers.append(error.errno or errno.EIO)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    if answers and answers[0] != errno.ENOTCONN:
+        return False
+    if not answers:
+        if daemons(mountpoint.absolute()):
+            return False
+        abort(device)
+    _detach(mountpoint, lazily=True)
+    return True
 
 
 def _detach(mountpoint: Path, *, lazily: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Quotas on real mounts: exact at rest, EDQUOT at once, nothing accepted lost."""
 
 import errno
+import itertools
 import json
 import os
 import threading
@@ -180,3 +181,23 @@ def test_users_and_groups_are_limited_wherever_they_write(cluster, other):
     for kind in ("--user", "--group"):
         cfs("quota", "remove", kind, user, *admin(cluster))
     os.chown(theirs, user, 0)
+
+
+def test_a_soft_limit_holds_after_its_grace(cluster):
+    top = cluster.mount / "soft"
+    top.mkdir()
+    cfs("quota", "set", top, "--soft-bytes", "100K", "--grace", "2s", *admin(cluster))
+    (top / "a").write_bytes(bytes(200_000))
+
+    tried = itertools.count()
+
+    def held():
+        """What is charged already may still be written: each time another file."""
+        return not _fits(top / f"b{next(tried)}", 1000)
+
+    until(held, seconds=20 * LENIENT, what="the grace ends")
+    assert "grace until" in cfs("quota", "list", *admin(cluster)).stdout
+    (top / "a").unlink()
+    until(lambda: not held(), seconds=20 * LENIENT, what="below the soft limit it is free again")
+    cfs("quota", "remove", top, *admin(cluster))
+    cfs("admin", "fsck", *admin(cluster))
