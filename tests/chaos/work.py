@@ -43,10 +43,12 @@ def own_files() -> None:
     """Give the calling thread open files of its own.
 
     A program started by another thread would else inherit them, and wait, before it begins, until
-    the mount has answered their closing: with it the very command that mends a link.
+    the mount has answered their closing: with it the very command that mends a link. What was open
+    is closed here: the pipe of a program that was just being started would never end.
     """
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_FILES):
         raise OSError(ctypes.get_errno(), "unshare")
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
 class Work:
