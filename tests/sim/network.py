@@ -219,8 +219,11 @@ class Network:
         for pipe in (out, back):
             pieces = [piece for _, piece in pipe.flight if piece]
             pipe.flight.clear()
-            for piece in pieces[: self.chance.randrange(len(pieces) + 1)] if part else ():
-                pipe.take(piece[: self.chance.randrange(1, len(piece) + 1)])
+            arrives = pieces[: self.chance.randrange(len(pieces) + 1)] if part else []
+            if arrives:  # a stream: only the last that arrives can be cut
+                arrives[-1] = arrives[-1][: self.chance.randrange(1, len(arrives[-1]) + 1)]
+            for piece in arrives:
+                pipe.take(piece)
             pipe.dark = True
             pipe.take(RESET if reset else END)
             self.connections.pop(pipe, None)
