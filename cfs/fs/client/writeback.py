@@ -79,7 +79,15 @@ class Writeback(Ownership):
     def lost(self, file: File) -> None:
         """See `Ownership.lost`."""
         self._buffer.add(file.discard())
-        self._unclean.pop(file.ino, None)
+        self._let_clean(file)
+
+    def _forget(self, file: File) -> None:
+        super()._forget(file)
+        self._let_clean(file)  # the next state of this inode is another
+
+    def _let_clean(self, file: File) -> None:
+        if self._unclean.get(file.ino) is file:
+            del self._unclean[file.ino]
 
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to flush."""
@@ -91,7 +99,7 @@ class Writeback(Ownership):
     def wrote(self, file: File, change: int) -> None:
         """Note that `file` was written to and holds `change` more bytes."""
         self._buffer.add(change)
-        if file.ino not in self._unclean:
+        if self._unclean.get(file.ino) is not file:
             file.dirty_since = trio.current_time()
             self._unclean[file.ino] = file
         if file.stream is not None:
@@ -285,7 +293,7 @@ class Writeback(Ownership):
     def _cleaned(self, file: File) -> None:
         """Note that everything taken is committed."""
         if not file.dirty:
-            self._unclean.pop(file.ino, None)
+            self._let_clean(file)
         else:
             file.dirty_since = trio.current_time()
 
@@ -313,7 +321,7 @@ class Writeback(Ownership):
                     _LOG.error("data_lost", ino=file.ino, error=str(error))
                     file.fail(error)
                 self._buffer.add(file.discard())
-                self._unclean.pop(file.ino, None)
+                self._let_clean(file)
             case CfsError():
                 _LOG.warning("flush_failed", ino=file.ino, error=str(error))
             case _:
@@ -355,7 +363,7 @@ class Writeback(Ownership):
         if file.ino in self._flushing or now < file.flush_after:
             return
         if not file.unclean:
-            self._unclean.pop(file.ino, None)
+            self._let_clean(file)
             return
         large = file.dirty.size >= self._limits.flush_at
         old = now - file.dirty_since >= self._limits.flush_age_s

@@ -636,3 +636,26 @@ def test_times_of_a_large_file_outlive_its_upload() -> None:
             assert await a.getattr(attr.ino) == there
 
     run(scenario)
+
+
+def test_a_file_emptied_and_taken_away_is_flushed_when_it_is_written_again() -> None:
+    """The simulator's seed 4017692246: the state of before was flushed in place of the new one."""
+
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a"), await world.client("b")
+        await a.getattr(1)
+        handle, made = await a.create_file(1, b"f", 0o644, os.O_RDWR)
+        await a.write(handle, 0, b"x" * 100)
+        await a.fsync(handle)
+        await a.write(handle, 0, b"y" * 50_000)
+        await a.setattr(made.ino, size=0)
+        await a.release(handle)
+        other = await b.open(made.ino, os.O_RDONLY)
+        assert made.ino not in a.client.writeback.files
+        assert made.ino not in a.client.writeback._unclean  # a state that is gone is not flushed
+        again = await a.open(made.ino, os.O_RDWR)
+        await a.write(again, 0, b"z" * 5000)
+        await a.sync()
+        assert await b.read(other, 0, 5001) == b"z" * 5000
+
+    run(scenario)
