@@ -7,12 +7,38 @@ out within an operation does it here; a nursery itself is for what runs until it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import trio
 
 from cfs.core.errors import CfsError, Retryable
+
+_Item = TypeVar("_Item")
+
+
+async def run_all(
+    function: Callable[[_Item], Awaitable[object]], items: Iterable[_Item], *,
+    at_once: float = math.inf,
+) -> None:  # fmt: skip
+    """Call a function on every item, together; raise the first CfsError once all have ended."""
+    failures: list[CfsError] = []
+    limiter = trio.CapacityLimiter(at_once)
+
+    async def one(item: _Item) -> None:
+        async with limiter:
+            try:
+                await function(item)
+            except CfsError as error:
+                failures.append(error)
+
+    async with open_tasks() as tasks:
+        for item in items:
+            tasks.start_soon(one, item)
+    if failures:
+        raise failures[0]
 
 
 @asynccontextmanager

@@ -43,7 +43,7 @@ from cfs.fs.client.session import Session
 from cfs.fs.client.space import Space
 from cfs.fs.client.stream import STREAM_BYTES_MIN, Stream
 from cfs.fs.data.source import Run
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 _LOG = structlog.get_logger()
 
@@ -329,19 +329,11 @@ class Writeback(Ownership):
 
     async def flush_all(self, deadline: float) -> None:
         """Commit everything. Raises the first error met, after trying all."""
-        errors: list[CfsError] = []
 
         async def one(file: File) -> None:
-            try:
-                await self.flush(file, deadline, synced=True)
-            except CfsError as error:
-                errors.append(error)
+            await self.flush(file, deadline, synced=True)
 
-        async with open_tasks() as nursery:
-            for file in list(self._unclean.values()):
-                nursery.start_soon(one, file)
-        if errors:
-            raise errors[0]
+        await run_all(one, list(self._unclean.values()))
 
     # --- the timer
 

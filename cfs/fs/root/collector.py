@@ -39,7 +39,7 @@ from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.sweep import ASKS_AT_ONCE, Shards, Sweep
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import open_tasks, run_all
 
 _LOG = structlog.get_logger()
 _R = TypeVar("_R")
@@ -287,22 +287,12 @@ class Collector:
     async def _everywhere(self, command: shard_commands.Command, kind: type[_R]) -> list[_R]:
         """Have every shard apply a command. Raises the first failure, when all have ended."""
         answers: list[_R] = []
-        failures: list[CfsError] = []
-        limiter = trio.CapacityLimiter(ASKS_AT_ONCE)
 
-        async def ask(group: int) -> None:
-            async with limiter:
-                try:
-                    result = await self._shards.command(group, command, timeout_s=COMMAND_S)
-                except CfsError as error:
-                    failures.append(error)
-                    return
-                assert isinstance(result, kind)
-                answers.append(result)
+        async def ask(shard: int) -> None:
+            group = group_of(ShardId(shard))
+            result = await self._shards.command(group, command, timeout_s=COMMAND_S)
+            assert isinstance(result, kind)
+            answers.append(result)
 
-        async with open_tasks() as nursery:
-            for shard in range(self._view.map.shard_count):
-                nursery.start_soon(ask, group_of(ShardId(shard)))
-        if failures:
-            raise failures[0]
+        await run_all(ask, range(self._view.map.shard_count), at_once=ASKS_AT_ONCE)
         return answers

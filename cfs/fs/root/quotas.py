@@ -32,7 +32,7 @@ from cfs.fs.root.sweep import Shards
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
 from cfs.net.ports import WallClock
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 _LOG = structlog.get_logger()
 
@@ -263,21 +263,7 @@ class Quotas:
         return msgspec.msgpack.decode(reply.result, type=kind)
 
     async def _everywhere(self, ask: Callable[[int], Awaitable[None]]) -> None:
-        failures: list[CfsError] = []
-        limiter = trio.CapacityLimiter(SHARDS_AT_ONCE)
-
-        async def one(shard: int) -> None:
-            async with limiter:
-                try:
-                    await ask(shard)
-                except CfsError as error:
-                    failures.append(error)
-
-        async with open_tasks() as nursery:
-            for shard in range(self._count):
-                nursery.start_soon(one, shard)
-        if failures:
-            raise failures[0]
+        await run_all(ask, range(self._count), at_once=SHARDS_AT_ONCE)
 
     def _now_ms(self) -> int:
         return self._clock.time_ns() // 1_000_000

@@ -25,7 +25,7 @@ from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.view import ClusterView
 from cfs.fs.root.workers import Worker
 from cfs.net.ports import WallClock
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 _LOG = structlog.get_logger()
 
@@ -218,21 +218,8 @@ class Snapshots:
 
     async def _everywhere(self, ask: Any) -> None:
         """Ask every shard. Raises the first failure, when all have ended."""
-        failures: list[CfsError] = []
-        limiter = trio.CapacityLimiter(SHARDS_AT_ONCE)
-
-        async def one(shard: ShardId) -> None:
-            async with limiter:
-                try:
-                    await ask(shard)
-                except CfsError as error:
-                    failures.append(error)
-
-        async with open_tasks() as nursery:
-            for shard in range(self._view.map.shard_count):
-                nursery.start_soon(one, ShardId(shard))
-        if failures:
-            raise failures[0]
+        shards = map(ShardId, range(self._view.map.shard_count))
+        await run_all(ask, shards, at_once=SHARDS_AT_ONCE)
 
     def _now_ms(self) -> int:
         return self._clock.time_ns() // 1_000_000

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import trio
-
 from cfs.core.api import store
 from cfs.core.api.cluster import NodeState, Role
 from cfs.core.api.methods import Internal
@@ -22,7 +20,7 @@ from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import queries, results
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 AGE_MIN_S = 300
 PAGE = 1000
@@ -108,25 +106,12 @@ class Sweep:
         self, query_of: Callable[[int], queries.Candidates | queries.Unreferred]
     ) -> dict[int, tuple[bytes, ...]]:
         answers: dict[int, tuple[bytes, ...]] = {}
-        failures: list[CfsError] = []
-        limiter = trio.CapacityLimiter(ASKS_AT_ONCE)
 
         async def ask(shard: int) -> None:
-            async with limiter:
-                group = group_of(ShardId(shard))
-                query = queries.encode(query_of(shard))
-                request = Internal(group=group, command=query, read=True)
-                try:
-                    reply = await self._shards.call(
-                        group, "meta.internal", request, timeout_s=ASK_S
-                    )
-                    answers[shard] = queries.decode_segments(reply.result)
-                except CfsError as error:
-                    failures.append(error)
+            group = group_of(ShardId(shard))
+            request = Internal(group=group, command=queries.encode(query_of(shard)), read=True)
+            reply = await self._shards.call(group, "meta.internal", request, timeout_s=ASK_S)
+            answers[shard] = queries.decode_segments(reply.result)
 
-        async with open_tasks() as nursery:
-            for shard in range(self._view.map.shard_count):
-                nursery.start_soon(ask, shard)
-        if failures:
-            raise failures[0]
+        await run_all(ask, range(self._view.map.shard_count), at_once=ASKS_AT_ONCE)
         return answers

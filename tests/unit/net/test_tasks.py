@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from cfs.core.errors import FsError, NotLeader, Unavailable
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import open_tasks, run_all
 
 
 async def fail(error):
@@ -55,3 +55,26 @@ def test_a_cancelled_caller_ends_even_if_a_task_failed_too():
         assert scope.cancelled_caught
 
     trio.run(main)
+
+
+def test_every_item_is_run_to_its_end_before_the_first_failure_is_told():
+    ended = []
+    inside = most = 0
+
+    async def run(item):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await trio.sleep(0.001 * item)
+        inside -= 1
+        ended.append(item)
+        if item in {1, 3}:
+            raise Unavailable(f"item {item}")
+
+    async def main():
+        with pytest.raises(Unavailable, match="item 1"):
+            await run_all(run, range(6), at_once=2)
+
+    trio.run(main)
+    assert sorted(ended) == list(range(6))
+    assert most == 2
