@@ -134,7 +134,6 @@ class Quotas:
     ) -> Sequence[CappedRow]:
         domain = record.domain
         limits = quotas.limits(record, self._now_ms())
-        self._in_force[domain] = limits
         keep = [Cap(domain=domain)] * self._count
         rows = await self._set(domain, keep)
         wanted = _caps(domain, limits, rows, shard, want)
@@ -154,7 +153,9 @@ class Quotas:
         caps = [
             Cap(domain=domain, bytes=b, inodes=i) for b, i in zip(by_bytes, by_inodes, strict=True)
         ]
-        return await self._set(domain, caps, known=rows)
+        rows = await self._set(domain, caps, known=rows)
+        self._in_force[domain] = limits  # only now: what failed half-way is shared out again
+        return rows
 
     # --- what is used
 

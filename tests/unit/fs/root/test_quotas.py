@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from cfs.core.api.meta import Acquire, Create, SetAttr
 from cfs.core.api.methods import InternalReply
@@ -19,7 +20,7 @@ from cfs.core.meta.commands import MakeInode, TxnFinish, TxnPrepare
 from cfs.core.meta.results import Failed
 from cfs.core.root import quotas
 from cfs.core.root.quotas import QuotaPhase, QuotaRecord
-from cfs.fs.root.quotas import Quotas
+from cfs.fs.root.quotas import LOOK_S, Quotas
 from cfs.fs.root.workers import Worker
 from tests.model.shard_world import DIR, REG, World, check
 
@@ -52,9 +53,14 @@ class Shards:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.fails_after = -1
+        """The command after so many gets no answer."""
 
     async def command(self, group: int, command: Any, *, timeout_s: float) -> Any:
         await trio.lowlevel.checkpoint()
+        self.fails_after -= 1
+        if self.fails_after == -1:
+            raise Unavailable("nobody answers")
         result = self.world.apply(group - 1, command)[0]
         if isinstance(result, Failed):
             raise from_wire(result.error)
@@ -70,6 +76,7 @@ class Site:
 
     def __init__(self, replica: Replica | None = None) -> None:
         self.world = World(SHARDS)
+        self.shards = Shards(self.world)
         self.replica = replica or Replica()
         self.worker = self.leader()
         self.files = [self._file(shard) for shard in range(SHARDS)]
@@ -80,7 +87,7 @@ class Site:
 
         return Quotas(
             replica=self.replica, view=SimpleNamespace(map=SimpleNamespace(shard_count=SHARDS)),
-            shards=Shards(self.world), clock=SimpleNamespace(time_ns=lambda: 10**18),
+            shards=self.shards, clock=SimpleNamespace(time_ns=lambda: 10**18),
             hold_still=hold_still, worker=Worker("quotas", "m1"),
         )  # type: ignore[arg-type]  # fmt: skip
 
@@ -210,3 +217,22 @@ def test_a_soft_limit_alone_is_known_to_shards_before_it_holds():
         assert await site.resize(1, 1)
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("answered", range(3 * SHARDS))
+def test_a_soft_limit_holds_though_a_shard_was_silent_when_its_grace_ended(answered):
+    async def main() -> None:
+        site = Site()
+        record = QuotaRecord(
+            domain=ALICE, name="alice", phase=QuotaPhase.LIMITING, bytes_soft=100, grace_s=0
+        )
+        await site.worker.enforce(await site.worker.put(record))
+        assert await site.resize(0, 5000)
+        site.shards.fails_after = answered
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(site.worker.run)
+            await trio.sleep(5 * LOOK_S)
+            assert not await site.resize(1, 1)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
