@@ -133,7 +133,11 @@ class PassthroughMount:
 
 
 class Cfs:
-    """The cluster of STATE on MOUNT; what ran before goes on running."""
+    """What is mounted at MOUNT by the cluster of STATE, or else a fresh cluster for each run.
+
+    Fresh, because fsbench writes the same bytes every time, and a cluster that still knows those of
+    the run before would deduplicate them.
+    """
 
     key = "cfs"
     label = "CFS"
@@ -144,20 +148,21 @@ class Cfs:
     )
 
     def __init__(self, state, mount):
-        self.state, self._mount = Path(state), Path(mount)
-        self._ours = False
+        self._given, self._mount = Path(state), Path(mount)
+        self._own = Path(state).absolute() / "bench" / "cfs"
+        self.state = self._given
 
     def start(self):
-        ran = any(processes.running(p.parent) for p in self.state.glob("*/cfs.toml"))
         if not os.path.ismount(self._mount):
-            self._ours = not ran
+            self.state = self._own
             run(*CFS, "up", "--state", self.state, "--mount", self._mount, timeout_s=150)
         return self._mount
 
     def stop(self):
-        if self._ours:
+        if self.state == self._own:
             run(*CFS, "down", "--state", self.state, timeout_s=180)
-            self._ours = False
+            shutil.rmtree(self._own, ignore_errors=True)
+            self.state = self._given
 
     def version(self):
         tree = Path(__file__).parents[1]
