@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STATE ?= .state
 MOUNT ?= mnt
 HOURS ?= 1
-SIMULATED := tests/sim tests/crash
+BESIDE := tests/contract tests/crash tests/model tests/scenario tests/sim tests/unit
 SCENARIOS ?=
 SECONDS_EACH ?= 60
 
@@ -34,15 +34,15 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit tests/contract tests/scenario -m "not slow"
 
-# The simulator needs one core and no second look: it runs beside the rest, at the lowest priority.
+# Tests on mounts wait more than they compute: all others run beside them, at a lower priority.
 test: setup
 	@sh packaging/packages.sh test
 	$(BIN)/ruff check cfs tests bench
 	$(BIN)/mypy
-	@nice -n 19 $(BIN)/pytest -p no:cacheprovider $(SIMULATED) >$(VENV)/simulated.log 2>&1 & simulated=$$!; \
-	$(BIN)/pytest tests $(addprefix --ignore=,$(SIMULATED)); rest=$$?; \
-	wait $$simulated; status=$$?; echo "$(SIMULATED):"; cat $(VENV)/simulated.log; \
-	exit $$((rest | status))
+	@nice -n 15 $(BIN)/pytest -p no:cacheprovider $(BESIDE) >$(VENV)/beside.log 2>&1 & beside=$$!; \
+	$(BIN)/pytest tests $(addprefix --ignore=,$(BESIDE)); mounts=$$?; \
+	wait $$beside; others=$$?; echo "$(BESIDE):"; cat $(VENV)/beside.log; \
+	exit $$((mounts | others))
 
 acceptance: setup
 	@sh packaging/packages.sh test
