@@ -268,7 +268,8 @@ class TxnDecide(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag=
 
     The first decision stands. `steps` are the coordinator's own part, if it was not prepared
     before: they are prepared and applied in this entry, and when they cannot be the decision is to
-    abort. A part prepared here before is finished in this entry too.
+    abort, and the operation stays without an answer. A part prepared here before is finished in
+    this entry too.
 
     A wish to commit, or one with an answer, comes only from the coordinator's own leader, straight
     into its log: unlike all other messages it must not arrive again after `TxnForget` while its

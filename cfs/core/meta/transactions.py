@@ -11,8 +11,8 @@ answer is the decision made before, and finishing brings the part to it.
 
 from __future__ import annotations
 
-from cfs.core.api.meta import Attr, OpResult
-from cfs.core.errors import CfsError, Corrupt, Refused, Retryable, SessionExpired, Unavailable
+from cfs.core.api.meta import Attr
+from cfs.core.errors import CfsError, Corrupt, Refused, SessionExpired, Unavailable
 from cfs.core.meta import keys, sessions, steps
 from cfs.core.meta.commands import Step, TxnDecide, TxnFinish, TxnForget, TxnPrepare
 from cfs.core.meta.draft import Draft
@@ -52,7 +52,11 @@ def prepare(draft: Draft, command: TxnPrepare) -> Prepared:
 
 
 def decide(draft: Draft, command: TxnDecide) -> Decided:
-    """Apply `TxnDecide`."""
+    """Apply `TxnDecide`.
+
+    A part that cannot be leaves the client's operation open: whether its refusal is the answer, or
+    only says that the plan is out of date, is its driver's to judge.
+    """
     _check_txid(command.txid)
     before = decision(draft, command.txid)
     if before is not None:
@@ -81,7 +85,7 @@ def decide(draft: Draft, command: TxnDecide) -> Decided:
     elif commit and command.steps:
         part = Intent(Phase.PREPARED, draft.shard, command.session, command.steps, inos, draft.now)
         attrs = _settle(draft, command.txid, part, commit=True)
-    seq = _answer(draft, command, error)
+    seq = _answer(draft, command) if error is None else 0
     record = Decision(commit, command.session if seq else 0, seq, draft.now, draft.shard)
     draft.put(keys.decision(command.txid), DECISION.encode(record, draft.state.epoch))
     wire = None if error is None else error.to_wire()
@@ -155,18 +159,13 @@ def _check_number(draft: Draft, command: TxnDecide) -> None:
         raise Unavailable(f"operation {command.seq} was answered already", answered=True)
 
 
-def _answer(draft: Draft, command: TxnDecide, error: CfsError | None) -> int:
+def _answer(draft: Draft, command: TxnDecide) -> int:
     """Record the answer to the client's operation and give its number, 0 if none was recorded."""
-    answer = command.answer
-    if error is not None:
-        if isinstance(error, (Retryable, SessionExpired)):
-            return 0
-        answer = OpResult(error=error.to_wire())
-    if not command.seq or answer is None:
+    if not command.seq or command.answer is None:
         return 0
     if not sessions.is_open(draft, command.session, command.seq):
         return 0
-    sessions.record(draft, command.session, command.seq, answer)
+    sessions.record(draft, command.session, command.seq, command.answer)
     return command.seq
 
 

@@ -99,6 +99,8 @@ class LedShard:
         """Prepared transactions: the inodes that are pending until they are finished."""
         self.driving: dict[bytes, trio.Event] = {}
         """Transactions this leader drives now."""
+        self.driven = 0
+        """Transactions this leader has begun: no two of a term have one id."""
         self.unlocked: dict[bytes, trio.Event] = {}
         self._clock = clock
         self._resolve = resolve

@@ -91,7 +91,7 @@ class Mutations:
                     return led.group.applied, answer
                 if not self._transactions.spans(led, op):
                     break  # what made it span is gone: the shard can do it alone
-                result = await self._try_spanning(led, session.session, seq, attempt, op)
+                result = await self._try_spanning(led, session.session, seq, op)
             finally:
                 led.latches.release(names)
             if isinstance(result, OpResult):
@@ -103,10 +103,10 @@ class Mutations:
         return index, answers[0]
 
     async def _try_spanning(
-        self, led: LedShard, session: int, seq: int, attempt: int, op: Any
+        self, led: LedShard, session: int, seq: int, op: Any
     ) -> OpResult | Locked:
         try:
-            return await self._transactions.attempt(led, session, seq, attempt, op)
+            return await self._transactions.attempt(led, session, seq, op)
         except Locked as lock:
             return lock
         except FsError as error:

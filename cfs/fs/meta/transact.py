@@ -12,6 +12,7 @@ Whoever meets a lock waits a little for the driver and then finishes the transac
 from __future__ import annotations
 
 import contextlib
+import errno
 import stat
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,15 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Entry, Lease, OpResult
-from cfs.core.errors import CfsError, DeadlineExceeded, FsError, Locked, Retryable, from_wire
+from cfs.core.errors import (
+    CfsError,
+    DeadlineExceeded,
+    FsError,
+    Locked,
+    Retryable,
+    Unavailable,
+    from_wire,
+)
 from cfs.core.ids import Ino, ShardId, group_of, shard_of
 from cfs.core.meta import commands, keys, read, results
 from cfs.core.meta.commands import Attach
@@ -30,7 +39,7 @@ from cfs.core.meta.conflict import touched
 from cfs.fs.meta import participant
 from cfs.fs.meta.leaders import Leaders
 from cfs.fs.meta.led import LedShard
-from cfs.fs.meta.plan import Plan, home_of_directory, plan
+from cfs.fs.meta.plan import NOREPLACE, Plan, home_of_directory, plan
 
 _LOG = structlog.get_logger()
 
@@ -67,13 +76,12 @@ class Transactions:
         spread = led.group.state.get(keys.xattr(op.parent, SPREAD_XATTR)) is not None
         return home_of_directory(op.parent, op.name, self._shard_count(), spread=spread)
 
-    async def attempt(
-        self, led: LedShard, session: int, seq: int, attempt: int, op: Any
-    ) -> OpResult:
-        """Run `op` once. Raises FsError (its final answer), Locked (try again), Retryable.
+    async def attempt(self, led: LedShard, session: int, seq: int, op: Any) -> OpResult:
+        """Run `op` once. Raises FsError (its final answer), Locked (plan again), Retryable.
 
-        What is planned from is read piece by piece: a refusal counts only if the names that it
-        rests on still lead where they did, else there was no moment at which all of it was so.
+        What is planned from is read piece by piece: a refusal counts only if what it rests on is
+        still so, else there was no moment at which all of it was. One that `op` is never answered
+        with only says that the plan is out of date.
         """
         # what is planned from must be all there is: delegations of others come back first
         here = [i for i in touched(led.group.state, op).inos if not led.owns(session, i)]
@@ -84,20 +92,19 @@ class Transactions:
             made = await plan(space, op, home)
             if not made.order:
                 return OpResult()
-            return await self._begin(led, session, seq, attempt, made)
+            return await self._begin(led, session, seq, made)
         except FsError as error:
-            if await space.changed():
+            if _foreign(op, error) or await space.changed():
                 message = f"names changed under the operation ({error}); try again"
                 raise Locked(message, txid=b"", coordinator=-1) from error
             raise
 
-    async def _begin(
-        self, led: LedShard, session: int, seq: int, attempt: int, made: Plan
-    ) -> OpResult:
+    async def _begin(self, led: LedShard, session: int, seq: int, made: Plan) -> OpResult:
         number = session.to_bytes(8, "big") + seq.to_bytes(8, "big")
         # the term keeps a later leader's attempts apart from an earlier one's
         where = led.shard.to_bytes(2, "big") + led.term.to_bytes(8, "big")
-        txid = number + where + attempt.to_bytes(2, "big")
+        led.driven += 1
+        txid = number + where + led.driven.to_bytes(8, "big")
         done = led.driving[txid] = trio.Event()
         try:
             return await self._drive(led, txid, session, seq, made)
@@ -134,10 +141,11 @@ class Transactions:
                 ),
             )
             if isinstance(decided, results.Failed):
-                raise from_wire(decided.error)
+                raise _replan(from_wire(decided.error))
             assert isinstance(decided, results.Decided)
             if not decided.commit:
-                raise from_wire(decided.error) if decided.error else Locked("aborted", txid=txid)
+                error = from_wire(decided.error) if decided.error else Unavailable("aborted")
+                raise _replan(error)
         except trio.Cancelled as error:
             led.background(self._abort, led, txid, prepared, error)
             raise
@@ -190,7 +198,11 @@ class Transactions:
                 await self._command(shard, commands.TxnForget(txid=txid))
 
     async def _command(self, shard: int, command: commands.Command) -> results.Result:
-        return await self.leaders.command(group_of(ShardId(shard)), command, timeout_s=STEP_S)
+        group = group_of(ShardId(shard))
+        try:
+            return await self.leaders.command(group, command, timeout_s=STEP_S)
+        except Unavailable as error:  # of the shard's state: where no leader answers is retried
+            raise _replan(error) from error
 
     # --- finishing what others began
 
@@ -255,6 +267,8 @@ class _Space:
         self._led = led
         self._leaders = leaders
         self._seen: dict[tuple[int, bytes], int] = {}
+        self._parents: dict[int, int] = {}
+        """Of directories whose attributes were read."""
 
     async def lookup(self, parent: int, name: bytes) -> Entry | None:
         entry = await self._look(parent, name)
@@ -262,14 +276,17 @@ class _Space:
         return entry
 
     async def changed(self) -> bool:
-        """Tell whether a name that was looked up leads elsewhere by now."""
-        for (parent, name), ino in self._seen.items():
-            try:
+        """Tell whether a name that was looked up, or a directory, lies elsewhere by now."""
+        try:
+            for (parent, name), ino in self._seen.items():
                 entry = await self._look(parent, name)
-            except FsError:
-                return True  # its directory is gone
-            if (entry.ino if entry is not None else 0) != ino:
-                return True
+                if (entry.ino if entry is not None else 0) != ino:
+                    return True
+            for directory, parent in self._parents.items():
+                if (await self._attr(directory)).parent != parent:
+                    return True
+        except FsError:
+            return True  # it is gone
         return False
 
     async def _look(self, parent: int, name: bytes) -> Entry | None:
@@ -283,6 +300,12 @@ class _Space:
         return entry
 
     async def attr(self, ino: int) -> Attr:
+        attr = await self._attr(ino)
+        if stat.S_ISDIR(attr.mode):
+            self._parents[ino] = attr.parent
+        return attr
+
+    async def _attr(self, ino: int) -> Attr:
         shard = shard_of(Ino(ino))
         if shard == self._led.shard:
             return read.attr(self._led.group.state, ino)
@@ -298,6 +321,19 @@ class _Space:
         if lock:
             txid, coordinator = lock
             raise Locked(f"a transaction holds {name!r}", txid=txid, coordinator=coordinator)
+
+
+def _foreign(op: Any, error: FsError) -> bool:
+    """Tell whether `op` is never answered so: a name came to be where it is to be put."""
+    plain = isinstance(op, meta.Rename) and not op.flags & NOREPLACE
+    return plain and error.errno == errno.EEXIST
+
+
+def _replan(error: CfsError) -> CfsError:
+    """Give `Locked`, so that a plan is made anew, for what a shard's state says has changed."""
+    if type(error) is not Unavailable or error.detail.get("answered"):
+        return error
+    return Locked(error.message, txid=b"", coordinator=-1)
 
 
 def _fill_made(made: Plan, prepared: results.Prepared) -> int:
