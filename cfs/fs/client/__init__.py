@@ -20,6 +20,7 @@ recall      answers the leader that wants a lease back
 client      holds the parts above together: start, close
 queue       operations shown as done that are on their way, and their order with all others
 delegation  the directories and inodes that only this client may change for now
+following   which entries of a directory come next for whoever goes through it
 ahead       operations carried out here first, under delegations
 ground      what those check and change
 underway    what own changes that are not answered yet may have changed already

@@ -20,7 +20,6 @@ import itertools
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Container
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -30,7 +29,7 @@ from cfs.core.meta import keys
 from cfs.core.meta.name_filter import NameFilter
 from cfs.fs.client.fences import Fences
 from cfs.fs.client.limits import Limits
-from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
+from cfs.fs.client.nodes import COOKIE, UNKNOWN_COOKIE, Name, Node
 from cfs.fs.client.session import Session
 from cfs.fs.client.underway import Touched, Underway, touched_by
 
@@ -120,7 +119,7 @@ class Cache:
                     return None
                 present = named
                 node.entries.update((n.name, n) for n in present)
-            node.listing = sorted(present, key=attrgetter("cookie"))
+            node.listing = sorted(present, key=COOKIE)
         return node.listing
 
     def present(self, ino: int) -> list[Name]:
@@ -197,10 +196,11 @@ class Cache:
 
     def set_name(self, node: Node, name: Name) -> None:
         """Take in what an operation carried out here made of a name."""
-        if node.entries.pop(name.name, None) is None:
+        old = node.entries.pop(name.name, None)
+        if old is None:
             self._entries += 1
         node.entries[name.name] = name  # the latest is the last
-        node.listing = None
+        node.relist(old, name)
         if self._entries > self._entries_max:
             self._shrink()
 
@@ -229,10 +229,11 @@ class Cache:
                 return
             if old.ino == name.ino and old.cookie and not name.cookie:
                 name = msgspec.structs.replace(name, cookie=old.cookie)
+            del node.entries[name.name]
         else:
             self._entries += 1
-        node.entries[name.name] = name
-        node.listing = None
+        node.entries[name.name] = name  # the latest is the last
+        node.relist(old, name)
         if self._entries > self._entries_max:
             self._shrink()
 
@@ -311,7 +312,7 @@ class Cache:
     def _clear(self, node: Node) -> None:
         self._entries -= len(node.entries)
         node.entries = {}
-        node.listing = node.folded = None
+        node.listing = node.folded = node.following = None
         node.complete = False
         node.attr = None
         node.atime_ns = 0
@@ -339,18 +340,25 @@ class Cache:
         self._entries_max = max(limits.entries, self._entries + limits.entries // 8)
 
     def _fold(self) -> None:
-        """Fold the oldest names of large delegated directories, none of an operation in line."""
+        """Drop the oldest absences of large delegated directories, then fold their oldest names.
+
+        None of an operation in line; names only as far as half of the bound is left free.
+        """
         kept = self._limits.entries_unfolded
         for node in self._nodes.values():
-            surplus = len(node.entries) - kept
-            if surplus < kept or not node.complete or not node.modes & Lease.WRITE:
+            if len(node.entries) < 2 * kept or not node.complete or not node.modes & Lease.WRITE:
                 continue
-            node.folded = node.folded or NameFilter()
-            for name in list(itertools.islice(node.entries, surplus)):
-                if node.entries.pop(name).ino:
-                    node.folded.add(name)
-            node.listing = None
-            self._entries -= surplus
+            old = list(itertools.islice(node.entries.values(), len(node.entries) - kept))
+            for name in old:
+                if not name.ino:
+                    del node.entries[name.name]
+                    self._entries -= 1
+            surplus = self._entries - self._limits.entries // 2
+            if surplus < kept:
+                continue
+            for name in itertools.islice((n for n in old if n.ino), surplus):
+                node.fold(name.name)
+                self._entries -= 1
 
     def _push_out_oldest(self) -> None:
         nodes_goal = self._limits.nodes * 7 // 8

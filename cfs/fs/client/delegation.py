@@ -13,10 +13,8 @@ Inode numbers for what is made here are reserved in the shard by the thousand.
 from __future__ import annotations
 
 import stat
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
-from operator import attrgetter, itemgetter
 
 import structlog
 import trio
@@ -25,12 +23,12 @@ from cfs.core.api import meta
 from cfs.core.api.meta import Attr, Lease
 from cfs.core.errors import CfsError, FsError
 from cfs.core.ids import Ino, shard_of
-from cfs.core.meta import keys
 from cfs.core.meta.name_filter import NameFilter
 from cfs.fs.client.cache import Cache
 from cfs.fs.client.fences import Fences
+from cfs.fs.client.following import Following
 from cfs.fs.client.limits import Limits
-from cfs.fs.client.nodes import UNKNOWN_COOKIE, Name, Node
+from cfs.fs.client.nodes import Name, Node
 from cfs.fs.client.queue import Queue
 from cfs.fs.client.session import Session
 from cfs.fs.client.writeback import Writeback
@@ -42,7 +40,7 @@ USES_MAX = 65_536
 """Directories whose use or recall is remembered."""
 OWN_MAX = 256
 """Leases taken at once on the entries of a directory."""
-ENTRIES_A_USE = 16
+ENTRIES_A_USE = 128
 """A directory too large to be listed at once is when it has been changed this much."""
 
 
@@ -252,23 +250,22 @@ class Delegations:
             _LOG.debug("lease_not_taken", ino=there.ino, error=str(error))
 
     def _following(self, parent: int, last: Name, there: Name, count: int) -> tuple[int, ...]:
-        """Guess which entries come next: in order of listing, or of inodes (as `rm -r` sorts)."""
-        if count <= 0:
+        """Guess which entries come next."""
+        node = self._cache.peek(parent)
+        if count <= 0 or node is None:
             return ()
-        ways = []
-        for key in (_place, attrgetter("ino")):
-            names = sorted(self._cache.present(parent), key=key)
-            first = bisect_right(names, key(there), key=key)
-            since = first - bisect_right(names, key(last), key=key)
-            ways.append((since if since > 0 else len(names), names, first))
-        _, names, first = min(ways, key=itemgetter(0))
+        if node.following is None or node.following.worn:
+            node.following = Following(self._cache.present(parent))
         writeback = self._writeback
         shard = shard_of(Ino(parent))
         found: list[int] = []
-        for name in names[first : first + 2 * count]:
+        for name in node.following.after(last, there, 2 * count):
             ino = name.ino
+            still = node.entries.get(name.name)
             if (
-                name.kind != stat.S_IFDIR
+                still is not None
+                and still.ino == ino
+                and name.kind != stat.S_IFDIR
                 and shard_of(Ino(ino)) == shard
                 and ino not in writeback.recalling
                 and ino not in writeback.returned
@@ -276,6 +273,8 @@ class Delegations:
                 and self.mine(ino) is None
             ):
                 found.append(ino)
+        if not found:
+            node.following.missed()
         return tuple(dict.fromkeys(found))[:count]
 
     def _taken(self, attr: Attr, token: int) -> None:
@@ -355,10 +354,3 @@ class Delegations:
             self._writeback.release(ino)
         self._cache.forget(ino)
         self._tell_kernel(ino)
-
-
-def _place(name: Name) -> int:
-    """Give where a listing has a name; of one made here, where the shard will put it."""
-    return (
-        name.cookie if name.cookie != UNKNOWN_COOKIE else keys.cookie(keys.name_hash(name.name), 0)
-    )

@@ -30,6 +30,8 @@ Snapshots leave and arrive through `snapshot`.
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -62,6 +64,8 @@ CLEAN_BYTES = 32 << 20
 """Records as LMDB holds them that stay in memory, in two generations: a read of LMDB lets go of the
 interpreter's lock, and getting it back took up to 20 us in a profile (docs/decisions/0040)."""
 _RECORD_OVERHEAD_BYTES = 128
+_INSERT_MAX = 32
+"""More new keys of a command than this are sorted, not put into their places one by one."""
 RECENT_MAX = 256
 """Digests kept: 25 KB a group."""
 _DIGEST_MASK = (1 << 128) - 1
@@ -317,11 +321,13 @@ class GroupState:
 class Transaction:
     """One command's `Writer`: sees its own changes; nothing enters the state before `commit`."""
 
-    __slots__ = ("_base", "_changes")
+    __slots__ = ("_base", "_changes", "_sorted")
 
     def __init__(self, base: GroupState) -> None:
         self._base = base
         self._changes: Changes = {}
+        self._sorted: list[bytes] = []
+        """The keys of the first so many changes."""
 
     def get(self, key: bytes) -> bytes | None:
         """See `Reader.get`."""
@@ -342,7 +348,7 @@ class Transaction:
     ) -> Iterator[tuple[bytes, bytes]]:
         """See `Reader.scan`; keys as of the first step, values as of each."""
         changes = self._changes
-        inside = [key for key in changes if start <= key < end]
+        inside = self._inside(start, end)
         own = [key for key in inside if changes[key] is not None]
         gone = {key for key in inside if changes[key] is None}  # for this scan, whatever comes
         if not own:
@@ -362,6 +368,17 @@ class Transaction:
                 yield key, value
             elif key not in gone and (changed := changes[key]) is not None:
                 yield key, changed
+
+    def _inside(self, start: bytes, end: bytes) -> list[bytes]:
+        """Give the keys changed in `[start, end)`, in order; not by looking at all of a batch."""
+        ordered = self._sorted
+        new = len(self._changes) - len(ordered)
+        if new > _INSERT_MAX:
+            ordered[:] = sorted(self._changes)
+        elif new:
+            for key in itertools.islice(self._changes, len(self._changes) - new, None):
+                insort(ordered, key)
+        return ordered[bisect_left(ordered, start) : bisect_left(ordered, end)]
 
     def commit(self) -> None:
         """Fold everything into the state."""
