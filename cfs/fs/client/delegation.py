@@ -331,7 +331,9 @@ class Delegations:
         file = self._writeback.files.get(ino)
         if file is not None:
             file.changed(attr)
-            file.base_version, file.base_size = attr.data_version, attr.size
+            file.base_version = attr.data_version
+            if file.flushing is None or not file.in_line:  # else `committed` has yet to look at it
+                file.base_size = attr.size
         if not attr.nlink and (file is None or not file.opens):
             self._cache.forget(ino)
             self._kept.pop(ino, None)

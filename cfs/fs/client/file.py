@@ -244,6 +244,8 @@ class File:
 
     def committed(self, new: list[Extent], attr: Attr) -> None:
         """Lay committed extents over those known."""
+        if not self.base_size and self.tiles_epoch != self.node.epoch:
+            self.learn_tiles([], 0, 0)  # it was empty: what is committed now is all there is
         whole = self.tiles_end >= self.base_size  # else nothing is known of what follows
         self.base_version, self.base_size = attr.data_version, attr.size
         self.changed(attr)

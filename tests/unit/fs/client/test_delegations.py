@@ -659,3 +659,28 @@ def test_a_file_emptied_and_taken_away_is_flushed_when_it_is_written_again() -> 
         assert await b.read(other, 0, 5001) == b"z" * 5000
 
     run(scenario)
+
+
+def test_what_was_written_here_is_read_without_asking_where_it_is():
+    """As an archiver writes: made, filled, closed, then its mode and times set."""
+
+    async def scenario(world: World) -> None:
+        files = await world.client("a", **EAGER)
+        top = (await files.mkdir(ROOT_INO, b"d", 0o755)).ino
+        made = {}
+        for number in range(20):
+            data = bytes([number]) * (100 * number if number % 2 else 17_000)
+            handle, attr = await files.create_file(top, b"f%d" % number, 0o644, os.O_RDWR)
+            await files.write(handle, 0, data)
+            await files.release(handle)
+            await files.setattr(attr.ino, mode=0o600, mtime_ns=5)
+            made[attr.ino] = data
+        await files.sync()
+        before = world.calls("meta.layout")
+        for ino, data in made.items():
+            handle = await files.open(ino, os.O_RDONLY)
+            assert await files.read(handle, 0, 1 << 20) == data
+            await files.release(handle)
+        assert world.calls("meta.layout") == before
+
+    run(scenario)
