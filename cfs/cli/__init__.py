@@ -24,5 +24,6 @@ Wiring
 quantity        rates as people write them
 configuration   cfs.toml, typed
 logs            where log lines go
+malloc          freed memory: what stays, what goes back to the system
 processes       starting and stopping
 """

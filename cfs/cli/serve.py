@@ -9,6 +9,7 @@ import trio
 import typer
 
 from cfs.cli.meta_node import MetaNode
+from cfs.cli.malloc import METADATA
 from cfs.cli.process import run_until_signal
 from cfs.cli.storage_node import StorageNode
 from cfs.core.errors import Refused
@@ -34,7 +35,7 @@ def meta(directory: Directory) -> None:
         for node in served:
             await node.office.hand_over()
 
-    run_until_signal(directory, run, name="meta", before_stop=hand_over)
+    run_until_signal(directory, run, name="meta", before_stop=hand_over, memory=METADATA)
 
 
 @app.command()

@@ -19,7 +19,8 @@ Decides what is durable and what of the log may go. `wal_format` owns the bytes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -32,12 +33,11 @@ from cfs.fs.meta.wal_format import (
     SEGMENT_HEADER_BYTES,
     Kind,
     Record,
-    Segment,
+    SegmentReader,
     encode_batch,
-    parse_segment,
     segment_header,
 )
-from cfs.fs.meta.wal_live import NO_SNAPSHOT, Live
+from cfs.fs.meta.wal_live import NO_SNAPSHOT, Live, Span
 
 SEGMENT_BYTES = 64 << 20
 SEGMENTS_MAX = 3
@@ -241,10 +241,12 @@ class Wal:
         if not wanted:
             return []
         found: dict[int, dict[int, Entry]] = {group: {} for group in wanted}
-        for batch in self._read(sequence).batches:
-            for kind, group, body in batch:
-                if group in found and kind in (Kind.ENTRIES, Kind.COPY):
-                    found[group].update((entry.index, entry) for entry in body)
+        with self._reading(sequence) as segment:
+            for batch in segment.batches():
+                for kind, group, body in batch:
+                    if group in found and kind in (Kind.ENTRIES, Kind.COPY):
+                        live = (e for e in body if any(_within(e, s) for s in wanted[group]))
+                        found[group].update((entry.index, entry) for entry in live)
         records = []
         for group, spans in wanted.items():
             for span in spans:
@@ -271,10 +273,14 @@ class Wal:
         sequences = sorted(s for s in map(_sequence, self._directory.names()) if s is not None)
         found: dict[int, _Replay] = {}
         for sequence in sequences:
-            segment = self._read(sequence)
+            with self._reading(sequence) as segment:
+                for batch in segment.batches():
+                    for record in batch:
+                        _replay_record(found, record)
+                        self._note(record, sequence)
             if sequence == sequences[-1]:
                 self._cut_tail(sequence, segment)
-                self._batch = len(segment.batches) + 1
+                self._batch = segment.batch_count + 1
             elif segment.whole_bytes != self._sizes[sequence]:
                 raise Corrupt(
                     f"{_name(sequence)} is damaged at offset {segment.whole_bytes} (later segments "
@@ -282,27 +288,23 @@ class Wal:
                     file=_name(sequence),
                     offset=segment.whole_bytes,
                 )
-            for batch in segment.batches:
-                for record in batch:
-                    _replay_record(found, record)
-                    self._note(record, sequence)
         self.replayed = {group: replay.finish(group) for group, replay in found.items()}
         if self._lost_perhaps and self._live:
             for replayed in self.replayed.values():
                 replayed.doubtful = True
             self.write([Record(Kind.DOUBT, group, True) for group in self._live])
 
-    def _read(self, sequence: int) -> Segment:
+    @contextmanager
+    def _reading(self, sequence: int) -> Iterator[SegmentReader]:
         name = _name(sequence)
         file = self._directory.open(name)
         try:
-            data = file.pread(0, file.size())
+            size = self._sizes[sequence] = file.size()
+            yield SegmentReader(file.pread, size, name=name, sequence=sequence)
         finally:
             file.close()
-        self._sizes[sequence] = len(data)
-        return parse_segment(data, name=name, sequence=sequence)
 
-    def _cut_tail(self, sequence: int, segment: Segment) -> None:
+    def _cut_tail(self, sequence: int, segment: SegmentReader) -> None:
         """Continue in the last segment after its last whole batch."""
         whole_bytes = segment.whole_bytes
         self._file = self._directory.open(_name(sequence))
@@ -377,6 +379,10 @@ def _replay_record(  # noqa: C901 - one branch a kind
             replay.result.doubtful = body
         case _:
             pass
+
+
+def _within(entry: Entry, span: Span) -> bool:
+    return span.first <= entry.index <= span.last
 
 
 def _name(sequence: int) -> str:

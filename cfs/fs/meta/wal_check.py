@@ -10,7 +10,7 @@ from typing import Any
 
 from cfs.core.errors import Corrupt
 from cfs.fs.disk.port import Directory
-from cfs.fs.meta.wal_format import parse_segment
+from cfs.fs.meta.wal_format import SegmentReader
 
 
 def log_damage(directory: Directory, sizes: Mapping[str, tuple[int, int]]) -> str:
@@ -24,15 +24,15 @@ def log_damage(directory: Directory, sizes: Mapping[str, tuple[int, int]]) -> st
             forget: Any = getattr(file, "forget", None)
             if forget is not None:
                 forget(0, size)
-            data = file.pread(0, size)
+            segment = SegmentReader(file.pread, size, name=name, sequence=sequence)
+            for _ in segment.batches():
+                pass
         except OSError as error:
             return f"{name} cannot be read ({error})"
-        finally:
-            file.close()
-        try:
-            whole = parse_segment(data, name=name, sequence=sequence).whole_bytes
         except Corrupt as error:
             return str(error)
-        if whole < size:
-            return f"{name} is damaged at offset {whole} of {size}"
+        finally:
+            file.close()
+        if segment.whole_bytes < size:
+            return f"{name} is damaged at offset {segment.whole_bytes} of {size}"
     return ""

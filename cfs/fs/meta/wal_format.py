@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -52,6 +52,8 @@ RECORD_MAGIC = 0x57434C52
 BODY_BYTES_MAX = 1 << 28
 """A length beyond it is damage; Raft's own bound on entries lies far below."""
 LAST_OF_BATCH = 1
+PIECE_BYTES = 1 << 20
+"""Read at once of a segment, unless a record is longer."""
 
 _SEGMENT = struct.Struct("<8sQ")
 SEGMENT_HEADER_BYTES = _SEGMENT.size + 8
@@ -121,102 +123,142 @@ def encode_batch(
     return parts
 
 
-class Segment(NamedTuple):
-    """What a segment's bytes hold."""
+class SegmentReader:
+    """A segment of `size` bytes, read piece by piece: what it holds need not fit into memory.
 
-    batches: list[list[Record]]
-    """The whole ones."""
-    whole_bytes: int
-    """Where the last whole batch ends; 0 when there is none."""
-    is_short: bool
-    """What follows is the beginning of a batch whose end the file does not reach: bytes are
-    missing, none are wrong (unless it is the length of the very last record)."""
-
-
-def parse_segment(data: bytes, *, name: str, sequence: int) -> Segment:
-    """Read a segment; bytes after `whole_bytes` are a torn tail.
-
-    Raises Corrupt, naming file and offset, when what is bad was durable once.
+    Once `batches` has ended, `whole_bytes` and `is_short` speak for all of it.
     """
-    view = memoryview(data)
-    batches: list[list[Record]] = []
-    whole = 0
-    filling: list[Record] = []
-    batch = 1
-    offset = SEGMENT_HEADER_BYTES
-    if data[:SEGMENT_HEADER_BYTES] != segment_header(sequence):
-        if _header_is_foreign(data):
-            raise Corrupt(f"{name} is no log segment of this version: use the cfs that wrote it")
-        batch, offset = 1, 0
-        is_short = len(data) < SEGMENT_HEADER_BYTES
-    else:
-        while (found := _record_at(view, offset, sequence)) is not None:
-            record, flags, of_batch, size = found
-            if of_batch != batch:
-                break
-            filling.append(record)
-            offset += size
-            if flags & LAST_OF_BATCH:
-                batches.append(filling)
-                filling, whole = [], offset
-                batch += 1
-        is_short = _ends_inside(view, offset, batch)
-    for later, of_batch in _valid_after(view, offset, sequence):
-        is_short = False
-        if of_batch > batch:
+
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, *, name: str, sequence: int
+    ) -> None:
+        """`read(offset, length)` gives bytes of the segment, less only at its end."""
+        self._read = read
+        self._size = size
+        self._name = name
+        self._sequence = sequence
+        self._piece = memoryview(b"")
+        self._piece_at = 0
+        self.batch_count = 0
+        self.whole_bytes = 0
+        """Where the last whole batch ends; 0 when there is none. What follows is a torn tail."""
+        self.is_short = False
+        """What follows is the beginning of a batch whose end the file does not reach: bytes are
+        missing, none are wrong (unless it is the length of the very last record)."""
+
+    def batches(self) -> Iterator[list[Record]]:
+        """Yield the whole batches.
+
+        Raises Corrupt, naming file and offset, when what is bad was durable once.
+        """
+        header = self._read(0, SEGMENT_HEADER_BYTES)
+        offset = 0
+        if header == segment_header(self._sequence):
+            offset = SEGMENT_HEADER_BYTES
+            filling: list[Record] = []
+            while (found := self._record(offset)) is not None:
+                if found.batch != self.batch_count + 1:
+                    break
+                filling.append(found.record)
+                offset += found.size
+                if found.flags & LAST_OF_BATCH:
+                    yield filling
+                    filling, self.whole_bytes = [], offset
+                    self.batch_count += 1
+        elif _header_is_foreign(header):
             raise Corrupt(
-                f"{name} is damaged at offset {offset} (valid records follow at {later}): "
-                "remove this replica and let its peers rebuild it",
-                file=name,
-                offset=offset,
+                f"{self._name} is no log segment of this version: use the cfs that wrote it"
             )
-    return Segment(batches, whole, is_short)
+        self._judge(offset)
+
+    def _record(self, offset: int) -> _Found | None:
+        """Give the valid record at `offset`, if there is one, fetching the piece it lies in."""
+        found = _record_at(self._piece, offset - self._piece_at, self._sequence, self._piece_at)
+        if found is None and self._fetch(offset, PIECE_BYTES):
+            found = _record_at(self._piece, 0, self._sequence, offset)
+            if found is None and (needed := _length_at(self._piece, 0)) > PIECE_BYTES:
+                self._fetch(offset, needed)
+                found = _record_at(self._piece, 0, self._sequence, offset)
+        return found
+
+    def _fetch(self, offset: int, length: int) -> bool:
+        """Read a piece; False when there is nothing at `offset`."""
+        length = min(length, self._size - offset)
+        if length <= 0:
+            return False
+        self._piece = memoryview(self._read(offset, length))
+        self._piece_at = offset
+        return True
+
+    def _judge(self, offset: int) -> None:
+        """Tell a torn tail, which begins at `offset`, from damage."""
+        tail = self._read(offset, self._size - offset) if offset < self._size else b""
+        self._piece = memoryview(b"")
+        batch = self.batch_count + 1
+        self.is_short = _ends_inside(tail, batch) if offset else self._size < SEGMENT_HEADER_BYTES
+        for later, of_batch in _valid_after(tail, offset, self._sequence):
+            self.is_short = False
+            if of_batch > batch:
+                raise Corrupt(
+                    f"{self._name} is damaged at offset {offset} (valid records follow at {later}):"
+                    " remove this replica and let its peers rebuild it",
+                    file=self._name,
+                    offset=offset,
+                )
 
 
-def _record_at(view: memoryview, offset: int, sequence: int) -> tuple[Record, int, int, int] | None:
-    """Give (record, flags, batch, size) when a valid record begins at `offset`."""
-    body_at = offset + RECORD_HEADER_BYTES
-    if body_at > len(view):
+class _Found(NamedTuple):
+    record: Record
+    flags: int
+    batch: int
+    size: int
+
+
+def _record_at(view: memoryview, at: int, sequence: int, view_at: int) -> _Found | None:
+    """Give the valid record that begins at `at` of a view of a segment from `view_at` on."""
+    size = _length_at(view, at)
+    if not size or at + size > len(view):
         return None
-    magic, length, batch, group, kind, flags = _RECORD.unpack_from(view, offset)
-    if magic != RECORD_MAGIC or length > BODY_BYTES_MAX or body_at + length > len(view):
+    _, _, batch, group, kind, flags = _RECORD.unpack_from(view, at)
+    body = view[at + RECORD_HEADER_BYTES : at + size]
+    head = bytes(view[at : at + _RECORD.size])
+    crc = crc32c(body, crc32c(_POSITION.pack(sequence, view_at + at) + head))
+    if crc != _CRC.unpack_from(view, at + _RECORD.size)[0] or kind not in _DECODE:
         return None
-    body = view[body_at : body_at + length]
-    head = bytes(view[offset : offset + _RECORD.size])
-    crc = crc32c(body, crc32c(_POSITION.pack(sequence, offset) + head))
-    if crc != _CRC.unpack_from(view, offset + _RECORD.size)[0] or kind not in _DECODE:
-        return None
-    return (
-        Record(Kind(kind), group, _DECODE[kind](body)),
-        flags,
-        batch,
-        RECORD_HEADER_BYTES + length,
-    )
+    return _Found(Record(Kind(kind), group, _DECODE[kind](body)), flags, batch, size)
 
 
-def _ends_inside(view: memoryview, offset: int, batch: int) -> bool:
+def _length_at(view: memoryview, at: int) -> int:
+    """Give how long the record at `at` says it is, header included; 0 when there is none."""
+    if at + RECORD_HEADER_BYTES > len(view):
+        return 0
+    magic, length = _RECORD.unpack_from(view, at)[:2]
+    if magic != RECORD_MAGIC or length > BODY_BYTES_MAX:
+        return 0
+    return int(length) + RECORD_HEADER_BYTES
+
+
+def _ends_inside(tail: bytes, batch: int) -> bool:
     """Tell whether the file ends inside what looks like a record of `batch`, or before it."""
-    left = len(view) - offset
-    if left < RECORD_HEADER_BYTES:
-        return _MAGIC_BYTES.startswith(bytes(view[offset : offset + 4]))
-    magic, length, of_batch, _, kind, _ = _RECORD.unpack_from(view, offset)
+    if len(tail) < RECORD_HEADER_BYTES:
+        return _MAGIC_BYTES.startswith(tail[:4])
+    magic, length, of_batch, _, kind, _ = _RECORD.unpack_from(tail)
     return (
         magic == RECORD_MAGIC
         and of_batch == batch
         and kind in _DECODE
-        and left < RECORD_HEADER_BYTES + length <= BODY_BYTES_MAX
+        and len(tail) < RECORD_HEADER_BYTES + length <= BODY_BYTES_MAX
     )
 
 
-def _valid_after(view: memoryview, offset: int, sequence: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, batch) of the valid records after a bad place."""
-    data = view.obj
-    assert isinstance(data, bytes)
-    at = data.find(_MAGIC_BYTES, offset)
+def _valid_after(tail: bytes, offset: int, sequence: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, batch) of the valid records after a bad place, where `tail` begins."""
+    view = memoryview(tail)
+    at = tail.find(_MAGIC_BYTES)
     while at >= 0:
-        if (found := _record_at(view, at, sequence)) is not None:
-            yield at, found[2]
-        at = data.find(_MAGIC_BYTES, at + 1)
+        if (found := _record_at(view, at, sequence, offset)) is not None:
+            yield offset + at, found.batch
+        at = tail.find(_MAGIC_BYTES, at + 1)
 
 
 def _header_is_foreign(data: bytes) -> bool:

@@ -9,11 +9,24 @@ import pytest
 
 from cfs.core.errors import Corrupt
 from cfs.core.raft.message import Config, Entry, EntryKind, HardState, SnapshotMeta
-from cfs.fs.disk.memory import MemoryDirectory
+from cfs.fs.disk.memory import MemoryDirectory, MemoryFile
+from cfs.fs.meta import wal_format
 from cfs.fs.meta.wal import SEGMENTS_MAX, LogFailed, Replayed, Wal
-from cfs.fs.meta.wal_format import RECORD_MAGIC, Kind, Record, encode_batch, segment_header
+from cfs.fs.meta.wal_format import (
+    PIECE_BYTES,
+    RECORD_MAGIC,
+    Kind,
+    Record,
+    encode_batch,
+    segment_header,
+)
 
 FIRST = "wal-0000000000000001"
+
+
+@pytest.fixture(params=[PIECE_BYTES, 80], autouse=True)
+def _pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal_format, "PIECE_BYTES", request.param)
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> Entry:
@@ -216,6 +229,26 @@ def test_segments_are_reclaimed_and_idle_groups_pin_nothing() -> None:
         again.write([entries(1, index, index, data=bytes(100)), mark(1, index - 3)])
     final = Wal(directory, segment_bytes=2000)
     assert indexes(final.replayed[7]) == [(1, 5), (2, 5), (3, 6), (4, 6)]
+
+
+def test_no_segment_is_in_memory_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    longest = 0
+    read = MemoryFile.pread
+
+    def pread(file: MemoryFile, offset: int, length: int) -> bytes:
+        nonlocal longest
+        longest = max(longest, length)
+        return read(file, offset, length)
+
+    monkeypatch.setattr(MemoryFile, "pread", pread)
+    directory = MemoryDirectory()
+    wal = Wal(directory, segment_bytes=20_000)
+    wal.write([mark(1, 0, 0), entries(7, 1, 3, 5)])
+    for index in range(1, 800):
+        wal.write([entries(1, index, index, data=bytes(100)), mark(1, max(0, index - 3))])
+    assert wal.damage() == ""
+    assert [i for i, _ in indexes(Wal(directory).replayed[7])] == [1, 2, 3]
+    assert longest <= max(wal_format.PIECE_BYTES, 200)
 
 
 def test_damage_in_an_older_segment_is_refused() -> None:
