@@ -8,8 +8,8 @@ from typing import Annotated
 import trio
 import typer
 
-from cfs.cli.meta_node import MetaNode
 from cfs.cli.malloc import METADATA
+from cfs.cli.meta_node import MetaNode
 from cfs.cli.process import run_until_signal
 from cfs.cli.storage_node import StorageNode
 from cfs.core.errors import Refused
