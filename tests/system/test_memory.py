@@ -10,7 +10,7 @@ from tests.system.nodes import pack_soon
 
 SERVER_BYTES = 200 << 20
 CLIENT_BYTES = 350 << 20
-GROWTH_BYTES = full(24 << 20, 96 << 20)
+GROWTH_BYTES = full(32 << 20, 24 << 20)
 """The client's caches fill up within some rounds of the cut size: 153, 204, 222, 216, 236 MiB."""
 ROUND_BYTES = full(1 << 30, 64 << 20)
 ROUND_FILES = full(20_000, 1_000)

@@ -25,6 +25,7 @@ from cfs.core.place.replicas import REPLICAS
 from cfs.core.root import commands, records
 from cfs.core.root.commands import Replacement
 from cfs.core.root.nodes import read_settings
+from cfs.core.root.records import NodeRecord
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.fragments import Fragments
 from cfs.fs.root.jobs import Job, JobContext, JobKind
@@ -36,6 +37,8 @@ BATCH_BYTES = 256 << 20
 BATCH_GROUPS = 128
 """More would make a fault in between cost more to be looked at again."""
 WAIT_S = 0.5
+DOWN_WAIT_S = 60.0
+"""A drain waits for who was heard of so lately: under load a node may be taken for down."""
 PLAN_STEPS_MAX = 64
 
 Moves = list[tuple[int, int, int]]
@@ -96,8 +99,8 @@ class Redundancy:
     async def drain(self, job: Job, context: JobContext) -> dict[str, Any]:
         """Empty a node."""
         node = self._find(job.spec)
-        if node.state == NodeState.IN:
-            self.check_drain(job.spec)
+        while self._record(job.spec).resting == NodeState.IN:
+            await self._await_nodes(job.spec, context)
             change = commands.StateChange(node.node_id, NodeState.IN, NodeState.DRAINING)
             await self._replica.propose(commands.SetStates(changes=(change,)))
         if node.role == Role.META:
@@ -144,7 +147,7 @@ class Redundancy:
     async def plan_rebalance(self) -> tuple[Moves, dict[int, tuple[int, int]]]:
         """Give every move of a rebalance, and (load now, load then) by node."""
         lists = [r.members for r in self._mover.lists()]
-        targets, slots = self._targets(), self._slots(lists)
+        targets, slots = self._targets(NodeState.DOWN), self._slots(lists)
         before = _loads(lists)
         moves, then = await self._threads.run(_all_moves, lists, targets, slots)
         after = _loads(then)
@@ -153,21 +156,46 @@ class Redundancy:
         }
 
     def check_drain(self, spec: dict[str, Any]) -> None:
-        """Raise Refused when the cluster would be below its profile without the node."""
-        node = self._find(spec)
-        nodes = [r.node for r in self._replica.nodes()]
-        left = [
-            n
-            for n in nodes
-            if n.role == node.role and n.state == NodeState.IN and n.node_id != node.node_id
-        ]
-        if node.state not in (NodeState.IN, NodeState.DRAINING):
+        """Raise Refused when the cluster would be below its profile without the node.
+
+        A node that went down a moment ago counts as in: the job waits for it.
+        """
+        lately = {n.node_id for n in self._down() if self._silent_s(n) < DOWN_WAIT_S}
+        self._check_left(self._find(spec), lately)
+
+    async def _await_nodes(self, spec: dict[str, Any], context: JobContext) -> None:
+        """Return once a drain may begin. Raises Refused when what is down stays down."""
+        deadline = trio.current_time() + DOWN_WAIT_S
+        while True:
+            try:
+                return self._check_left(self._find(spec), ())
+            except Refused:
+                down = ", ".join(f"{n.name} (for {self._silent_s(n):.0f} s)" for n in self._down())
+                left_s = deadline - trio.current_time()
+                if not down or left_s <= 0:
+                    raise
+            context.message = f"waits {left_s:.0f} s more for nodes that are down: {down}"
+            await trio.sleep(WAIT_S)
+
+    def _check_left(self, node: Node, counted: Collection[int]) -> None:
+        """Raise Refused when too few are in without `node`; those `counted` are taken for in."""
+        states = (NodeState.IN, NodeState.DRAINING)
+        if node.state not in states and node.node_id not in counted:
             raise Refused(f"{node.name} is {node.state}: nothing can be drained from it")
+        left = [
+            r.node
+            for r in self._replica.nodes()
+            if r.node.role == node.role
+            and (r.node.state == NodeState.IN or r.node.node_id in counted)
+            and r.node.node_id != node.node_id
+        ]
+        down = [n.name for n in self._down() if n.role == node.role and n.node_id != node.node_id]
+        here = f"; down: {', '.join(down)}: start that, or " if down else ": "
         if node.role == Role.META:
             if len(left) < REPLICAS:
                 raise Refused(
                     f"without {node.name} {len(left)} metadata nodes are in, and {REPLICAS} are "
-                    "needed to survive the loss of one: add a metadata node first"
+                    f"needed to survive the loss of one{here}add a metadata node first"
                 )
             return
         lists = self._mover.lists()
@@ -176,8 +204,19 @@ class Redundancy:
         if domains < needed:
             raise Refused(
                 f"without {node.name} {domains} failure domains are in, and the profile needs "
-                f"{needed}: add storage nodes first (cfs admin node add)"
+                f"{needed}{here}add storage nodes first (cfs admin node add)"
             )
+
+    def _down(self) -> list[Node]:
+        """List the nodes that are down, and were in before."""
+        return [
+            r.node
+            for r in self._replica.nodes()
+            if r.node.state == NodeState.DOWN and r.resting == NodeState.IN
+        ]
+
+    def _silent_s(self, node: Node) -> float:
+        return self._detector.silent_s(trio.current_time(), node.node_id)
 
     def bytes_a_group(self, node_id: int) -> int:
         """Estimate what a group weighs on a node; on the average node when that one is silent."""
@@ -201,15 +240,21 @@ class Redundancy:
 
     def _plan_even(self) -> Moves:
         lists = [r.members for r in self._mover.lists()]
-        return planner.even(lists, self._targets(), self._slots(lists), len(lists))
+        return planner.even(lists, self._targets(NodeState.DOWN), self._slots(lists), len(lists))
 
-    def _targets(self) -> list[Target]:
-        """Give every storage node; those that take nothing weigh nothing, but keep their domain."""
+    def _targets(self, *also: NodeState) -> list[Target]:
+        """Give every storage node; those that take nothing weigh nothing, but keep their domain.
+
+        `also`: nodes that were in and are so now count too.
+        """
         return [
             Target(
                 node_id=r.node.node_id,
                 domain=r.node.domain,
-                weight=r.node.weight if r.node.state == NodeState.IN else 0.0,
+                weight=r.node.weight
+                if r.node.state == NodeState.IN
+                or (r.node.state in also and r.resting == NodeState.IN)
+                else 0.0,
             )
             for r in self._replica.nodes()
             if r.node.role == Role.STORAGE
@@ -224,12 +269,15 @@ class Redundancy:
         return [n for n in nodes if n.role == Role.STORAGE and n.state == state]
 
     def _find(self, spec: dict[str, Any]) -> Node:
+        return self._record(spec).node
+
+    def _record(self, spec: dict[str, Any]) -> NodeRecord:
         wanted = spec.get("node")
         if wanted is None:
             raise Malformed("a node is missing: its name or number")
         for record in self._replica.nodes():
             if wanted in (record.node.node_id, record.node.name):
-                return record.node
+                return record
         raise NotFound(f"there is no node {wanted!r}; see cfs admin node list")
 
     # --- carrying out
