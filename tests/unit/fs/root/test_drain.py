@@ -81,21 +81,25 @@ async def _run(call: Any, *arguments: Any) -> Any:
 
 def test_a_drain_is_refused_when_another_node_is_down_for_long_and_names_it() -> None:
     cluster = Cluster()
-    cluster.redundancy.check_drain({"node": "s4"})
-    cluster.down(2, DOWN_WAIT_S + 1)
-    with pytest.raises(Refused, match=r"2 failure domains are in.*down: s2: start that, or add"):
+
+    async def main() -> None:
         cluster.redundancy.check_drain({"node": "s4"})
-    with pytest.raises(Refused, match="s2 is down"):
-        cluster.redundancy.check_drain({"node": "s2"})
+        cluster.down(2, DOWN_WAIT_S + 1)
+        with pytest.raises(Refused, match=r"2 failure domains are .*down: s2: start that, or add"):
+            cluster.redundancy.check_drain({"node": "s4"})
+        with pytest.raises(Refused, match="s2 is down"):
+            cluster.redundancy.check_drain({"node": "s2"})
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize("name", ["s4", "s2"])
 def test_a_drain_waits_for_a_node_that_was_there_a_moment_ago(name: str) -> None:
     cluster = Cluster()
     cluster.down(2, 4)
-    cluster.redundancy.check_drain({"node": name})
 
     async def main() -> None:
+        cluster.redundancy.check_drain({"node": name})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cluster.drain, name)
             await trio.sleep(10.2)
