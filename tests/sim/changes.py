@@ -58,6 +58,8 @@ class Changes:
                 await self.operator.command("drain_undo", node=machine.name)
             except CfsError as error:
                 self.cluster.trace.line(f"drain not undone: {error}")
+                if "there is no node" in str(error):  # it was removed, only nobody heard so
+                    self.cluster.take_away(machine)
 
     async def _disk_lost(self, chance: random.Random, length: float) -> None:
         """Give a storage node an empty disk in place of the one it had."""

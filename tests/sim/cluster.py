@@ -272,6 +272,8 @@ class Cluster:
         known = root._view.map
         states = {n.name: n.state for n in known.nodes}
         for machine in self.metas() + self.storages():
+            if not machine.up:
+                return f"{machine.name} to be started"
             if states.get(machine.name) != NodeState.IN:
                 return f"{machine.name} is {states.get(machine.name)}"
         if any(len(p) < shape.profile.total for p in known.placement):

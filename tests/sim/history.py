@@ -129,7 +129,7 @@ class History:
             first = min(op.invoke for op in chain)
             before: Op | None = None
             for op in chain:
-                earlier = [other for other in chain if other.ret <= op.invoke and other is not op]
+                earlier = [o for o in chain if o.ret <= op.invoke and o.index < op.index]
                 op.optional, op.before, before = True, earlier[-1] if earlier else None, op
             for op in self.ops:
                 if (op.client, op.object) == key and not op.optional and op.ret > first:

@@ -168,10 +168,15 @@ class Worker:
         marked = [op for key in keys for op in history.unsynced(*key)]
         try:
             await self.files.sync()
-        except CfsError:
-            self.history.lost(self.name)
+        except CfsError as error:
+            self._may_have_lost(error)
         else:
             history.synced(self.name, marked)
+
+    def _may_have_lost(self, error: CfsError, object_: str | None = None) -> None:
+        """Note what a failed sync says: EIO tells of a loss; else it is all still to be written."""
+        if error.errno == errno.EIO:
+            self.history.lost(self.name, object_)
 
     async def did(self, object_: str, kind: str, args: tuple[Any, ...], call: Any) -> Op:
         """Do one operation and note its answer."""
@@ -305,8 +310,8 @@ class Worker:
             return
         try:
             await self.files.fsyncdir(handle)
-        except CfsError:
-            self.history.lost(self.name, "tree")
+        except CfsError as error:
+            self._may_have_lost(error, "tree")
         else:
             if covered:
                 self.history.synced(self.name, covered)
@@ -369,8 +374,8 @@ class Worker:
         marked = self.history.unsynced(self.name, object_)
         try:
             await self.files.fsync(fh)
-        except CfsError:
-            self.history.lost(self.name, object_)
+        except CfsError as error:
+            self._may_have_lost(error, object_)
             return False
         self.history.synced(self.name, marked)
         self.history.trace.counts["fsync acknowledged"] += 1

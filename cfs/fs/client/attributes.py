@@ -123,11 +123,14 @@ class Attributes(Listings):
                     if not client.writeback.writable(file):
                         continue
                     client.writeback.cut(file.truncate(size))
+                    file.cut_to = size
                     try:
                         attr = await self._set(op, file, held=True)
                     except CfsError:
                         client.cache.forget(op.ino)
                         raise
+                    finally:
+                        file.cut_to = None
                     file.base_version, file.base_size = attr.data_version, attr.size
                     if op.mtime_ns is None:
                         file.mtime_ns = attr.mtime_ns

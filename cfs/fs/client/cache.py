@@ -45,6 +45,7 @@ class Cache:
     ) -> None:  # fmt: skip
         self._session = session
         self._underway = underway
+        underway.known = self._leads_to
         self._fences = fences
         self._limits = limits
         self._evicted = evicted
@@ -255,7 +256,10 @@ class Cache:
     def _leads_to(self, parent: int, name: bytes) -> tuple[int, bool]:
         node = self._nodes.get(parent)
         found = node.entries.get(name) if node is not None else None
-        if found is None or not found.ino:
+        if found is None:
+            told = node is not None and self.leased(node) and node.complete and node.decides(name)
+            return 0, not told
+        if not found.ino:
             return 0, False
         there = self._nodes.get(found.ino)
         links = there.attr.nlink if there is not None and there.attr is not None else 0

@@ -234,7 +234,9 @@ class Contents(Attributes):
                 return b""
             pieces = file.overlay_pieces(offset, stop - offset) if file.unclean else []
             try:
-                data = await self._assemble(tiles, offset, stop, pieces)
+                # the shard may have answered before a size was set there
+                there = stop if file.cut_to is None else min(stop, file.cut_to)
+                data = await self._assemble(tiles, offset, stop, pieces, there)
             except NotFound:
                 missing += 1
                 if missing > 1:
@@ -249,11 +251,13 @@ class Contents(Attributes):
         return data
 
     async def _assemble(
-        self, tiles: list[Extent], offset: int, stop: int, pieces: list[tuple[int, bytes]]
-    ) -> bytes:
+        self, tiles: list[Extent], offset: int, stop: int, pieces: list[tuple[int, bytes]],
+        there: int,
+    ) -> bytes:  # fmt: skip
+        """Give `[offset, stop)`: pieces above what is committed, of which `there` is the end."""
         if len(pieces) == 1 and pieces[0][0] == offset and len(pieces[0][1]) == stop - offset:
             return pieces[0][1]
-        reached = max(offset, min(stop, end_of(tiles, offset)))
+        reached = max(offset, min(there, end_of(tiles, offset)))
         data = b""
         if reached > offset:
             data = await self._fetch(tiles, offset, reached - offset)

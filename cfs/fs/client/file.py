@@ -48,10 +48,9 @@ class File:
 
     __slots__ = (
         "acquiring", "ahead_until", "atime_ns", "base_size", "base_version", "changes", "charged",
-        "dirty",
-        "dirty_since", "error", "error_count", "flush_after", "flush_lock", "flushing",
-        "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size", "stream",
-        "tiles", "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
+        "cut_to", "dirty", "dirty_since", "error", "error_count", "flush_after", "flush_lock",
+        "flushing", "in_line", "ino", "mtime_ns", "next_offset", "node", "opens", "pinned", "size",
+        "stream", "tiles", "tiles_end", "tiles_epoch", "tiles_start", "version", "window",
     )  # fmt: skip
 
     def __init__(self, node: Node) -> None:
@@ -74,6 +73,8 @@ class File:
         """Of the newest attributes that an own commit or size change was answered with."""
         self.changes = 0
         """Own commits and size changes so far: a reply that crossed one may be of before it."""
+        self.cut_to: int | None = None
+        """A size that is being set: what is committed beyond it is not in the file any more."""
         self.dirty_since = 0.0
         self.flush_after = 0.0
         self.flush_lock = trio.Semaphore(1, max_value=1)

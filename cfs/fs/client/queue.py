@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, Protocol
 
 import structlog
@@ -32,7 +32,7 @@ from cfs.core.api.meta import Acquire, Commit, Release, ReserveInos
 from cfs.core.errors import DeadlineExceeded, FsError
 from cfs.fs.client.lane import Lane, Waiting
 from cfs.fs.client.limits import Limits
-from cfs.fs.client.underway import Underway
+from cfs.fs.client.underway import Touched, Underway
 
 _LOG = structlog.get_logger()
 _FREE = (Acquire, Release, ReserveInos)
@@ -82,7 +82,10 @@ class Queue:
         busy, underway = self._busy, self.underway.kept
         if not busy and not underway:
             return True
-        return not any(ino in busy or ino in underway for ino in inos)
+        inos = tuple(inos)
+        if any(ino in busy or ino in underway for ino in inos):
+            return False
+        return not self.underway.may_end(inos)
 
     async def room(self, lane: Lane, deadline: float) -> None:
         """Wait until there is room, and nothing in line for another shard."""
@@ -157,11 +160,11 @@ class Queue:
                     await self.settled(ino, deadline)
 
     @contextlib.asynccontextmanager
-    async def alone(self, op: Any, inos: Collection[int], deadline: float) -> AsyncIterator[None]:
+    async def alone(self, op: Any, touched: Touched, deadline: float) -> AsyncIterator[None]:
         """Hold an operation that is sent synchronously in its place in the order.
 
-        Nothing is put in line on `inos` meanwhile: an entry made in a directory that is being
-        removed would be lost, though it was shown as made.
+        Nothing is put in line meanwhile on what it names or may end: an entry made in a directory
+        that is being removed would be lost, though it was shown as made.
         """
         if isinstance(op, _FREE):
             for ino in _inos(op):
@@ -169,7 +172,8 @@ class Queue:
             yield
             return
         busy = self._busy
-        inos = {*_inos(op), *inos}
+        inos = {*_inos(op), *touched.kept}
+        self.underway.ending(touched.ends)
         for ino in inos:
             busy[ino] = busy.get(ino, 0) + 1
         try:
@@ -177,6 +181,7 @@ class Queue:
                 await self.drained(deadline)
             yield
         finally:
+            self.underway.ended(touched.ends)
             for ino in inos:
                 if busy[ino] == 1:
                     del busy[ino]

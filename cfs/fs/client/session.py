@@ -136,7 +136,7 @@ class Session:
     async def mutate(self, shard: int, op: Any, *, deadline: float) -> tuple[int, meta.OpResult]:
         """Apply an operation exactly once, after all in line; give (applied index, result)."""
         touched = self._holder.touched(op)
-        async with self._queue.alone(op, touched.kept, deadline):
+        async with self._queue.alone(op, touched, deadline):
             state = self._shards.get(shard)
             if state is None or trio.current_time() >= state.trust_until:
                 state = await self.ensure(shard, deadline)

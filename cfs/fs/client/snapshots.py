@@ -237,7 +237,7 @@ class Snapshots(Handover):
         for again in (True, False):
             tiles = await self.past.tiles(file, offset, stop)
             try:
-                data = await self._assemble(tiles, offset, stop, [])
+                data = await self._assemble(tiles, offset, stop, [], stop)
             except NotFound:  # packed or compacted meanwhile: ask where the bytes are now
                 file.start = file.stop = 0
                 if not again:

@@ -231,3 +231,53 @@ def test_a_size_is_not_shown_before_a_recall_can_no_longer_take_it_back() -> Non
         await a.release(fh)
 
     run(scenario, seeds=1)
+
+
+def test_what_is_being_cut_does_not_show_again_below_what_is_written_beyond() -> None:
+    async def scenario(world: World) -> None:
+        a = await world.client("a", delegate=False)
+        fh, attr = await a.create_file(ROOT, b"f", 0o644, os.O_RDWR)
+        await a.write(fh, 0, b"x" * 200)
+        await a.fsync(fh)
+        world.call_delay = lambda method, r: (
+            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "SetAttr" else 0
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(a.setattr, attr.ino, size=50))
+            await trio.sleep(SLOW_S / 4)
+            await a.write(fh, 100, b"y" * 10)
+            seen = [await a.read(fh, 0, 1000)]
+        seen.append(await a.read(fh, 0, 1000))
+        assert seen == 2 * [b"x" * 50 + bytes(50) + b"y" * 10]
+        await a.release(fh)
+
+    run(scenario, seeds=1)
+
+
+def test_nothing_is_made_ahead_while_a_name_that_others_changed_is_being_removed() -> None:
+    async def scenario(world: World) -> None:
+        a, b = await world.client("a", delegate_pause_s=0), await world.client("b")
+        d = (await a.mkdir(ROOT, b"d", 0o755)).ino
+        for _ in range(3):
+            await a.mknod(d, b"x", REGULAR)
+            await a.unlink(d, b"x")
+        await a.sync()
+        await b.rename(ROOT, b"d", ROOT, b"moved")  # `a` does not know the new name
+        for _ in range(8):
+            await a.mknod(d, b"x", REGULAR)
+            await a.unlink(d, b"x")
+            await a.sync()
+        assert a.client.delegations.here(d) is not None
+        world.reply_delay = lambda method, r: (
+            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "Rmdir" else 0
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(a.rmdir, ROOT, b"moved")
+            await trio.sleep(SLOW_S / 2)
+            with pytest.raises(FsError) as refused:
+                await a.mknod(d, b"lost", REGULAR)
+            assert refused.value.errno == errno.ENOENT
+        assert not a.client.queue.underway.ends
+        await a.sync()
+
+    run(scenario, seeds=1)

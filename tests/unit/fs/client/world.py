@@ -151,6 +151,7 @@ class Pool:
         row = BY_NAME[method]
         with trio.move_on_after(timeout_s):
             try:
+                await trio.sleep(world.call_delay(method, request) if world.call_delay else 0)
                 answer = await world.serve(node, method, recode(row.request, request), self.peer)
             except CfsError as error:
                 raise from_wire(
@@ -300,6 +301,7 @@ class World:
         self.silent: set[int] = set()
         self.cut: set[str] = set()
         self.lose: list[Callable[[str, Any], bool]] = []
+        self.call_delay: Callable[[str, Any], float] | None = None
         self.reply_delay: Callable[[str, Any], float] | None = None
         self.hold_recall: trio.Event | None = None
         self.log: list[tuple[str, str, Any]] = []
