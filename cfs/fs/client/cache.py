@@ -256,14 +256,11 @@ class Cache:
     def _leads_to(self, parent: int, name: bytes) -> tuple[int, bool]:
         node = self._nodes.get(parent)
         found = node.entries.get(name) if node is not None else None
-        if found is None:
-            told = node is not None and self.leased(node) and node.complete and node.decides(name)
-            return 0, not told
-        if not found.ino:
-            return 0, False
-        there = self._nodes.get(found.ino)
-        links = there.attr.nlink if there is not None and there.attr is not None else 0
-        return found.ino, links <= 1 or found.kind == stat.S_IFDIR
+        if found is None or not found.ino:
+            told = node and self.leased(node) and node.complete and node.decides(name)
+            return 0, not found and not told
+        attr = node.attr if (node := self._nodes.get(found.ino)) is not None else None
+        return found.ino, attr is None or attr.nlink <= 1 or found.kind == stat.S_IFDIR
 
     def unlearn(self, op: Any) -> tuple[int, ...]:
         """Forget what an own operation changed; give the inodes concerned."""
