@@ -32,7 +32,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check cfs tests bench
 	$(BIN)/ruff check cfs tests bench
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/unit tests/contract tests/scenario -m "not slow"
+	$(BIN)/pytest -q -n auto tests/unit tests/contract tests/scenario -m "not slow"
 
 # Tests on mounts wait more than they compute: all others run beside them, at a lower priority.
 test: setup
