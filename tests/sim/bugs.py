@@ -60,16 +60,21 @@ class Bug:
     apply: Callable[[], None]
     focus: tuple[str, ...] = ()
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
+    work_s: float = 0.0
+    length_s: float = 0.0
+    """As in `Options`."""
 
 
 BUGS: dict[str, Bug] = {}
 
 
-def bug(what: str, *focus: str, **plan: Any) -> Callable[[Callable[[], None]], Callable[[], None]]:
+def bug(
+    what: str, *focus: str, work_s: float = 0.0, length_s: float = 0.0, **plan: Any
+) -> Callable[[Callable[[], None]], Callable[[], None]]:
     """Enter a function that switches a bug on."""
 
     def enter(apply: Callable[[], None]) -> Callable[[], None]:
-        BUGS[apply.__name__] = Bug(apply.__name__, what, apply, focus, plan)
+        BUGS[apply.__name__] = Bug(apply.__name__, what, apply, focus, plan, work_s, length_s)
         return apply
 
     return enter
@@ -208,7 +213,8 @@ def recall_answered_early() -> None:
     ClientRecalls._give_back = give_back  # type: ignore[method-assign]
 
 
-@bug("a client trusts its leases for ever", "client_cut", "client_freeze", "one_way")
+@bug("a client trusts its leases for ever", "client_cut", work_s=9.0, length_s=6.0,
+     file=9, tree=0, swap=0, files=5, large=0.0, readers=5)  # fmt: skip
 def trusts_for_ever() -> None:
     Session.trusted = lambda self, shard: shard in self._shards  # type: ignore[method-assign]
 
@@ -372,9 +378,8 @@ def locks_never_conflict() -> None:
     file_locks.overlaps = lambda *_a, **_k: False
 
 
-@bug(
-    "a session that ends keeps the client sure of its locks", "client_cut", "client_freeze", lock=9
-)
+@bug("a session that ends keeps the client sure of its locks", "client_cut", "client_freeze",
+     work_s=9.0, length_s=6.0, lock=9, holds=0.4)  # fmt: skip
 def locks_kept() -> None:
     Session.trusted = lambda self, shard: True  # type: ignore[method-assign]
 

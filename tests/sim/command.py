@@ -92,7 +92,8 @@ def hunt(names: list[str], seeds_max: int, *, at_once: int) -> int:
         return 1
     for name in names:
         bug = BUGS[name]
-        jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan, shape=HUNTED, brief=True)
+        jobs = (Options(seed=seed, focus=bug.focus, plan=bug.plan, shape=HUNTED, brief=True,
+                        work_s=bug.work_s, length_s=bug.length_s)
                 for seed in range(1, seeds_max + 1))  # fmt: skip
         tried, found = 0, ""
         for report in run_all(jobs, at_once=at_once, before=bug.apply,

@@ -44,8 +44,10 @@ class Fault:
         return f"{self.at:.2f}s {self.kind} {self.length:.2f}s"
 
 
-def draw(chance: random.Random, work_s: float, focus: tuple[str, ...] = ()) -> list[Fault]:
-    """Draw a seed's kinds and schedule; `focus`: of these kinds alone."""
+def draw(
+    chance: random.Random, work_s: float, focus: tuple[str, ...] = (), length_s: float = 0.0
+) -> list[Fault]:
+    """Draw a seed's kinds and schedule; `focus`: of these kinds alone, `length_s`: so long each."""
     if chance.random() < 0.06 and not focus:
         return []
     kinds = focus or chance.sample(KINDS, chance.randrange(1, 8))
@@ -54,6 +56,7 @@ def draw(chance: random.Random, work_s: float, focus: tuple[str, ...] = ()) -> l
     for _ in range(count):
         length = chance.choice((0.2, 0.5, 1.0, 2.0, 4.0)) * (0.5 + chance.random())
         at = work_s * 0.85 * chance.random()
+        length = length_s or length
         found.append(Fault(at, chance.choice(kinds), length, chance.getrandbits(32)))
     return sorted(found, key=lambda fault: (fault.at, fault.seed))
 

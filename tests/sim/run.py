@@ -28,6 +28,9 @@ from tests.sim.workload import Plan, Worker, World
 
 HEAL_S = 180.0
 SETTLE_S = 120.0
+LONG = 0.1
+"""Share of runs in which clients work for `LONG_S`: more than twice as long as a session lives."""
+LONG_S = 9.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,6 +62,8 @@ class Options:
     show: bool = False
     focus: tuple[str, ...] = ()
     """Kinds of faults to draw from; empty: the swarm's choice."""
+    length_s: float = 0.0
+    """How long each fault lasts; 0: the seed's choice."""
     plan: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What of the clients' plan is not the seed's choice."""
     brief: bool = False
@@ -107,6 +112,10 @@ class Run:
         self.shape = options.shape or Shape.draw(chance)
         self.work_s = options.work_s or chance.choice((2.0, 3.0, 5.0))
         self.plan = Plan(chance)
+        more = random.Random(f"{seed}/more")
+        self.plan.widen(more)
+        if more.random() < LONG and not options.work_s:
+            self.work_s = max(self.work_s, LONG_S)
         collector.GRACE_S = chance.choice((0.0, 0.2, 5.0))  # nothing may depend on it
         self.quota = chance.choice((320, 400, 520)) // self.shape.clients
         self.plan.rate = self.quota / self.work_s
@@ -114,7 +123,9 @@ class Run:
             setattr(self.plan, name, value)
         self.schedule = options.schedule
         if self.schedule is None:
-            self.schedule = draw(random.Random(f"{seed}/faults"), self.work_s, options.focus)
+            self.schedule = draw(
+                random.Random(f"{seed}/faults"), self.work_s, options.focus, options.length_s
+            )
         report.schedule, report.shape = self.schedule, self.shape
         self.cluster = Cluster(seed=seed, shape=self.shape, clock=clock, trace=trace)
         self.history = History(clock, trace)
@@ -173,9 +184,17 @@ class Run:
                     Worker(self.world, files, key, random.Random(chance.getrandbits(64)), n)
                     for n in range(self.plan.workers)
                 ]
+                watchers = [
+                    Worker(
+                        self.world, files, key, random.Random(f"{chance.random()}/watch"), 90 + n
+                    )
+                    for n in range(self.plan.readers)
+                ]
                 async with trio.open_nursery() as nursery:
                     for worker in workers:
                         nursery.start_soon(worker.run)
+                    for n, worker in enumerate(watchers):
+                        nursery.start_soon(worker.watch, n)
                 await workers[0].finish()
                 with contextlib.suppress(CfsError):
                     await files.close()

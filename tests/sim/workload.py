@@ -27,6 +27,10 @@ NAMES = (b"a", b"b", b"c", b"d")
 ROOT = 1
 LATE_S = 8.0
 """How long a client may work on to do all it owes."""
+WATCHED_A_SECOND = 6.0
+"""What a process that only reads reads."""
+HELD_S = 6.0
+"""How long a lock is held at most: longer than a session lives without its client."""
 END = (1 << 63) - 1
 EXPECTED = frozenset({
     errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY, errno.EINVAL,
@@ -64,6 +68,15 @@ class Plan:
         self.same = chance.choice((0.0, 0.2, 0.6))
         """Share of those that are of what others write too."""
         self.pool = [chance.randbytes(size) for size in (70_000, 90_000, 150_000)]
+        self.readers = 0
+        """Processes on each client that only read: from its caches, where these count."""
+        self.holds = 0.0
+        """Share of locks that are held for seconds."""
+
+    def widen(self, chance: random.Random) -> None:
+        """Draw what a run may have besides."""
+        self.readers = chance.choice((0, 0, 0, 2))
+        self.holds = chance.choice((0.0, 0.0, 0.1, 0.3))
 
 
 class World:
@@ -160,6 +173,22 @@ class Worker:
             world.left[self.client] -= 1
             pause = self.chance.random() < 0.3 and trio.current_time() < world.stop_at
             await trio.sleep(self.chance.expovariate(0.3 * plan.rate) if pause else 0)
+
+    async def watch(self, number: int) -> None:
+        """Read one file, and one name, until the run stops.
+
+        Only this: what its client has of them may be all that it can have, for as long as it may.
+        """
+        world, chance = self.world, self.chance
+        number %= len(world.files)
+        ino = world.files[number]
+        parent, name = chance.choice(world.bases), self._name()
+        while trio.current_time() < world.stop_at:
+            if not world.plan.tree or chance.random() < 0.6:
+                await self.did(f"file {number}", "read", (), lambda: self._read(ino))
+            else:
+                await self._lookup(parent, name)
+            await trio.sleep(chance.expovariate(WATCHED_A_SECOND))
 
     async def finish(self) -> None:
         """Commit everything; what cannot be is said to be lost."""
@@ -450,11 +479,16 @@ class Worker:
             return
         counts["lock taken"] += 1
         began = until = trio.current_time()
-        for _ in range(chance.randrange(1, 6)):
+        long = self.world.plan.holds and chance.random() < self.world.plan.holds
+        over = began + (HELD_S * chance.random() if long else 0.0)
+        for turn in range(1000 if long else chance.randrange(1, 6)):
             if not files.client.session.trusted(shard) or not files.holds_locks(ino):
                 break
             until = trio.current_time()
+            if turn and long and (until > over or until > self.world.stop_at):
+                break
             await trio.sleep(0.02 * chance.random())
+        counts["lock held for seconds"] += until - began > 1
         self.world.held.append((ino, f"{self.name}/{self.number}", began, until))
         try:
             await files.setlk(ino, owner, 0, END, 2, owner, wait=False, flock=flock)
