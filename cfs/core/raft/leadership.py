@@ -37,6 +37,8 @@ from cfs.core.raft.quorum import joint_value
 from cfs.core.raft.reads import Reads
 from cfs.core.raft.replica import Replica
 
+_DEPARTURE_ELECTIONS = 3
+"""A peer that left is told so for so many of the longest election timeouts; when it asks, again."""
 _ROUNDS_MAX = 256
 """Rounds whose sending time is remembered; an answer to an older one is worth nothing."""
 
@@ -52,6 +54,9 @@ class Leadership:
         quorum, which holds a voter of this one, silent for `silent_ms` when it voted; after a
         transfer (silent for 0) the lease was void before."""
         self.peers: dict[int, Progress] = {}
+        self._departing: dict[int, int] = {}
+        """Peers that are no members any more, and until when they are told so: their replicas stay
+        until they know that they were removed."""
         self.reads = Reads(replica)
         self.resigned = False
         """The machine must make this replica a follower."""
@@ -112,6 +117,14 @@ class Leadership:
             self.resigned = True
         elif now_ms >= self._beat_due_ms:
             self._beat_wanted = True
+        for peer in [p for p, end_ms in self._departing.items() if now_ms >= end_ms]:
+            del self._departing[peer], self.peers[peer]
+
+    def campaigned(self, peer: int) -> None:
+        """Hear that a replica wants to lead; if it is no member, have it learn that."""
+        if peer not in self.peers and self._replica.commit >= self._own_from:
+            self.peers[peer] = Progress(self._replica.log.last_index + 1, self._replica.now_ms)
+            self._see_off(peer)
 
     def append_answered(self, reply: AppendReply) -> None:
         """Learn how far a peer's log agrees."""
@@ -186,6 +199,8 @@ class Leadership:
         if self._beat_wanted:
             self._beat()
         for peer, progress in self.peers.items():
+            if peer in self._departing and progress.match_index >= replica.membership.current_index:
+                continue
             if progress.next_index <= replica.log.last_index or (
                 progress.state is ProgressState.PROBE and not progress.probing
             ):
@@ -214,15 +229,22 @@ class Leadership:
         return entry.index
 
     def _follow_config(self) -> None:
-        """Keep exactly one progress for each other member of the configuration in force."""
+        """Keep one progress for each other member of the configuration, and those that depart."""
         replica = self._replica
         wanted = members_of(replica.config) - {replica.node}
-        for peer in self.peers.keys() - wanted:
-            del self.peers[peer]
+        for peer in sorted(self.peers.keys() - wanted - self._departing.keys()):
+            self._see_off(peer)
+        for peer in wanted & self._departing.keys():
+            del self._departing[peer]
         for peer in sorted(wanted - self.peers.keys()):
             self.peers[peer] = Progress(replica.log.last_index + 1, replica.now_ms)
         if self.transfer_to is not None and self.transfer_to not in wanted:
             self.transfer_to = None
+
+    def _see_off(self, peer: int) -> None:
+        settings = self._replica.settings
+        for_ms = _DEPARTURE_ELECTIONS * settings.election_ms_max
+        self._departing[peer] = self._replica.now_ms + for_ms
 
     def _match_index(self, node: int) -> int:
         return self._replica.durable if node == self._replica.node else self.peers[node].match_index

@@ -261,6 +261,8 @@ class Machine(View):
             case PreVote():
                 willing = self._is_willing(transfer=message.transfer)
                 answer_pre_vote(replica, message, willing=willing)
+                if leadership is not None:
+                    leadership.campaigned(message.sender)
             case PreVoteReply():
                 if message.granted:
                     valid = message.term == replica.term + 1
