@@ -392,7 +392,7 @@ def fragment_not_synced() -> None:
     VolumeLog.sync = lambda self, volume=None: None  # type: ignore[method-assign]
 
 
-@bug("a segment counts as durable when a fragment failed", "kill", "power", "split",
+@bug("a segment counts as durable when a fragment failed", "full", "power", "split",
      "io_error", file=9, large=0.8)  # fmt: skip
 def fragments_missing() -> None:
     plain = Sender._store
@@ -404,8 +404,8 @@ def fragments_missing() -> None:
     Sender._store = store  # type: ignore[method-assign]
 
 
-@bug("a condemned segment is deleted while it is referred to", "collect", file=9, large=0.8,
-     same=0.9, files=2)  # fmt: skip
+@bug("a condemned segment is deleted while it is referred to", "collect", "slow_link", file=9,
+     large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
 def deleted_early() -> None:
     plain = Collector._condemn
 
@@ -416,7 +416,8 @@ def deleted_early() -> None:
     Collector._condemn = condemn  # type: ignore[method-assign]
 
 
-@bug("what cannot be read is given as zeroes", "kill", "power", "flip", "stall", file=9, large=0.8)
+@bug("what cannot be read is given as zeroes", "slow_link", "slow_disk", "stall", file=9,
+     large=0.8)  # fmt: skip
 def zeroes_for_missing() -> None:
     plain = Fetcher.read
 
@@ -431,19 +432,20 @@ def zeroes_for_missing() -> None:
     Fetcher.read = read  # type: ignore[method-assign]
 
 
-@bug("references to a condemned segment are accepted", "collect", file=9, large=0.8,
-     same=0.9, files=2)  # fmt: skip
+@bug("references to a condemned segment are accepted", "collect", "slow_link", file=9,
+     large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
 def condemned_accepted() -> None:
     collection.check_segments = lambda *_a: None
 
 
-@bug("wall clocks judge leases", "clock_jump", *CUTS)
+@bug("wall clocks judge leases", "clock_jump", "split", work_s=9.0, length_s=6.0, file=9, tree=0,
+     swap=0, files=3, readers=3)  # fmt: skip
 def wall_clock_leases() -> None:
     def now_ms(self: Any) -> int:
         from tests.sim.engine import CURRENT  # noqa: PLC0415
 
         machine = CURRENT.get()
         wall = machine.wall.offset_ns // 1_000_000 if machine is not None else 0
-        return int(trio.current_time() * 1000) + min(max(wall, -5000), 5000)
+        return int(trio.current_time() * 1000) + min(max(wall, -30_000), 30_000)
 
     meta_host.Host.now_ms = now_ms  # type: ignore[method-assign]

@@ -342,7 +342,10 @@ class Nemesis(Changes):
 
     async def _clock_jump(self, chance: random.Random, length: float) -> None:
         del length
-        machine = self.cluster.machines[chance.choice(self._names())]
+        names = self._names()
+        machine = self.cluster.machines[chance.choice(names)]
+        if chance.random() < 0.4:
+            machine = self._leader(chance)
         machine.wall.offset_ns += chance.choice((-1, 1)) * chance.choice((10**8, 10**10, 10**13))
 
     async def _hand_over(self, chance: random.Random, length: float) -> None:
