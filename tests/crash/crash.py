@@ -98,7 +98,7 @@ def copied(limit_s: int, ended: Any) -> bool:
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(limit_s)
+        signal.setitimer(signal.ITIMER_VIRTUAL, limit_s)  # of its own work: others may be busy
         return True
     _, status = os.waitpid(pid, 0)
     ended(status)

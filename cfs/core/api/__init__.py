@@ -2,6 +2,7 @@
 
     cluster   the cluster map: nodes, shards, placement groups, profile
     meta      namespace operations, attributes, extents, leases  (client -> shard leader)
+    layout    where the bytes of many files are                  (client -> shard leader)
     attr      attributes, entries, callers
     session   sessions and recalls  (client <-> shard leader)
     store     fragments and the dedupe index                     (anyone -> storage node)

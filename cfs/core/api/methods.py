@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cfs.core.api import insight, meta, moving, quota, root, scrub, snapshots, store, trash
+from cfs.core.api import insight, layout, meta, moving, quota, root, scrub, snapshots, store, trash
 from cfs.core.api.cluster import Role
 from cfs.core.api.locking import LockGraph, LockGraphReply
 
@@ -99,6 +99,7 @@ METHODS: tuple[Method, ...] = (
     _row(22, "meta.getattr", meta.GetAttr, meta.GetAttrReply, _writers, idempotent=True),
     _row(23, "meta.readdir", meta.ReadDir, meta.ReadDirReply, _writers, idempotent=True),
     _row(24, "meta.layout", meta.Layout, meta.LayoutReply, _writers, idempotent=True),
+    _row(33, "meta.layouts", layout.Layouts, layout.LayoutsReply, _USERS, idempotent=True),
     _row(25, "meta.getxattr", meta.GetXattr, meta.XattrReply, _USERS, idempotent=True),
     _row(26, "meta.listxattr", meta.ListXattr, meta.XattrReply, _USERS, idempotent=True),
     _row(27, "meta.statfs", meta.StatFs, meta.StatFsReply, _writers, idempotent=True),

@@ -14,6 +14,7 @@ stream      a large file on its way while it is being written
 buffer      the bytes that all files together may hold dirty
 space       whether the cluster still has room for what is about to be buffered
 quotas      what may be accepted under quotas: room charged before bytes are buffered
+siblings    files likely to be read next, asked for many at once
 file        one inode's state: size, layout, dirty bytes, leases; reading it
 writeback   brings dirty bytes to the cluster: timer, pressure, recall, fsync
 recall      answers the leader that wants a lease back

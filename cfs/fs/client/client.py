@@ -28,6 +28,7 @@ from cfs.fs.client.queue import Queue
 from cfs.fs.client.quotas import Quotas
 from cfs.fs.client.router import Router, new_session
 from cfs.fs.client.session import Session
+from cfs.fs.client.siblings import Siblings
 from cfs.fs.client.space import Space
 from cfs.fs.client.underway import Touched
 from cfs.fs.client.writeback import Writeback
@@ -116,6 +117,8 @@ class Client:
             clock=clock,
         )
         self.recalling = self.writeback.recalling
+        self.siblings = Siblings(self)
+        self.writeback.begun = self.siblings.take
         self.nursery: trio.Nursery | None = None
         self.on_expired: list[Callable[[int], None]] = []
         """Told of every shard whose leader gave the session's leases and locks away."""

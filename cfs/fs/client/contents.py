@@ -69,6 +69,8 @@ class Contents(Attributes):
         file.opens += 1
         try:
             attr = client.cache.attr(ino)
+            if attr is None and not file.pinned and await client.siblings.arrived(ino):
+                attr = client.cache.attr(ino)
             if attr is None and not file.pinned:
                 _, attr = await self._layout(file, 0, client.limits.layout, Lease.READ | Lease.OPEN)
             attr = attr or await self.getattr(ino)
@@ -222,6 +224,8 @@ class Contents(Attributes):
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         """Give up to `length` bytes from `offset`; fewer only at the end of the file."""
         file = self.handle(fh).file
+        if not offset:
+            self.client.siblings.reading(file)
         missing = 0
         while True:
             seen = file.changes
@@ -293,6 +297,8 @@ class Contents(Attributes):
             if end <= offset:
                 return [], attr
             known = file.known_tiles(offset, end)
+            if known is None and await client.siblings.arrived(file.ino):
+                return await self._tiles(file, offset, stop)
             if known is not None:
                 return known, attr
         start, length = file.missing_range(offset, stop, client.limits.layout)
@@ -321,7 +327,7 @@ class Contents(Attributes):
                 tiles.extend(reply.extents)
                 end = min(reply.end, reply.attr.size)
                 if client.cache.leased(file.node) and client.fences.passes(token, file.ino):
-                    self._keep_tiles(file, list(reply.extents), at, end, reply.attr)
+                    file.take_tiles(list(reply.extents), at, end, reply.attr)
             wanted = min(reply.attr.size, stop if stop is not None else 0)
             if end >= wanted or reply.end <= at:
                 break
@@ -329,18 +335,6 @@ class Contents(Attributes):
         if stop is not None:
             tiles = clip(tiles, offset, stop)
         return tiles, reply.attr
-
-    def _keep_tiles(
-        self, file: File, extents: list[Extent], start: int, end: int, attr: Attr
-    ) -> None:
-        """Keep extents, unless a commit or a size of our own overtook the reply."""
-        if file.flushing is not None or not file.flush_lock.value:
-            return
-        if file.node.modes & Lease.WRITE and attr.data_version != file.base_version:
-            return
-        if extents and extents[0].offset < start:
-            start = extents[0].offset
-        file.learn_tiles(extents, start, end)
 
     async def _pin(self, file: File, lease: int, token: int) -> None:
         client = self.client

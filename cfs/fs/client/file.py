@@ -243,6 +243,16 @@ class File:
             self.tiles_end = end
         self.tiles_epoch = self.node.epoch
 
+    def take_tiles(self, tiles: list[Extent], start: int, end: int, attr: Attr) -> None:
+        """Keep extents a shard told, unless a commit or a size of our own overtook the reply."""
+        if self.flushing is not None or not self.flush_lock.value:
+            return
+        if self.node.modes & Lease.WRITE and attr.data_version != self.base_version:
+            return
+        if tiles and tiles[0].offset < start:
+            start = tiles[0].offset
+        self.learn_tiles(tiles, start, end)
+
     def committed(self, new: list[Extent], attr: Attr) -> None:
         """Lay committed extents over those known."""
         if not self.base_size and self.tiles_epoch != self.node.epoch:

@@ -99,8 +99,14 @@ class Listings(Names):
             attr = cache.attr(name.ino)
             if attr is None:
                 return page or None
+            self._listed(ino, name.ino)
             page.append(Listed(name.name, name.ino, name.kind, name.cookie, self.view(attr)))
         return page
+
+    def _listed(self, directory: int, ino: int) -> None:
+        node = self.client.cache.peek(ino)
+        if node is not None:
+            node.parent = directory
 
     async def _list_page(self, directory: Directory, cookie: int, limit: int) -> list[Listed]:
         client, ino = self.client, directory.ino
@@ -119,6 +125,7 @@ class Listings(Names):
                     client.cache.learn_entry(ino, entry, reply.at, token)
                 if entry.attr is not None:
                     self.learn(entry.attr, modes, token)
+                    self._listed(ino, entry.ino)
             self._follow(directory, cookie, reply, leased=leased, token=token)
         page = [
             Listed(

@@ -34,7 +34,7 @@ class Node:
 
     __slots__ = (
         "atime_ns", "attr", "complete", "entries", "epoch", "folded", "following", "ino",
-        "listing", "modes", "pins", "shard", "xattr_names", "xattrs",
+        "listing", "modes", "parent", "pins", "shard", "xattr_names", "xattrs",
     )  # fmt: skip
 
     def __init__(self, ino: int) -> None:
@@ -47,6 +47,8 @@ class Node:
         self.epoch = 0
         """New whenever what was learnt is dropped: the same value means one continuous lease."""
         self.pins = 0
+        self.parent = 0
+        """A directory that listed it lately, if any: a hint."""
         self.entries: dict[bytes, Name] = {}
         self.complete = False
         self.folded: NameFilter | None = None

@@ -55,6 +55,8 @@ class Ownership(ABC):
         self._pending = pending
         self._releases: dict[int, list[int]] = {}
         self._settled = 0
+        self.begun: Callable[[File], None] = lambda _file: None
+        """Told of every new state."""
         self.let_go: Callable[[Iterable[int]], Awaitable[None]]
         """Returns when nothing learnt of the inodes is cached below."""
 
@@ -69,6 +71,7 @@ class Ownership(ABC):
             node = self.cache.node(ino)
             node.pins += 1  # a node with a state is never pushed out of the cache
             file = self.files[ino] = File(node)
+            self.begun(file)
         return file
 
     def settle(self, file: File) -> None:

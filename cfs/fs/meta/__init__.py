@@ -39,6 +39,7 @@ Services:
     reaper       inodes without a name
     trash        what was removed lately
     packer       small files into deduplicated segments
+    layouts      where the bytes of files are
     past         reads of what a snapshot shows
     rooms        fetching more of a quota before it is wanted
     service      every `meta.*` method of a node

@@ -16,6 +16,7 @@ import trio
 
 from cfs.core.api import meta
 from cfs.core.api.insight import GetHolders
+from cfs.core.api.layout import Layouts
 from cfs.core.api.locking import LockGraph, LockGraphReply
 from cfs.core.api.meta import Lease
 from cfs.core.api.methods import Internal, InternalReply
@@ -25,7 +26,7 @@ from cfs.core.api.trash import ListTrash, PurgeTrash
 from cfs.core.errors import Malformed, Retryable, Unavailable
 from cfs.core.ids import ROOT_GROUP, GroupId, Ino, ShardId, group_of, shard_of, shard_of_group
 from cfs.core.meta import commands, keys, queries, read, results
-from cfs.fs.meta import lock_graph, participant, past, trash
+from cfs.fs.meta import layouts, lock_graph, participant, past, trash
 from cfs.fs.meta.holders import holders
 from cfs.fs.meta.host import Group, Host
 from cfs.fs.meta.leases import Session
@@ -73,6 +74,7 @@ class MetaService:
             "meta.getattr": self._getattr,
             "meta.readdir": self._readdir,
             "meta.layout": self._layout,
+            "meta.layouts": self._layouts,
             "meta.getxattr": self._getxattr,
             "meta.listxattr": self._listxattr,
             "meta.statfs": self._statfs,
@@ -195,21 +197,16 @@ class MetaService:
             raise Malformed("a layout begins at an offset and has a length, none below zero")
         if request.snapshot:
             return led.serve_read(functools.partial(past.layout, led.group, request))
+        return led.serve_read(functools.partial(layouts.layout, led, session, request))
 
-        def now() -> meta.LayoutReply:
-            led.check_pinnable(request.ino, request.lease)
-            led.check_readable(request.session, (request.ino,))
-            state = led.group.state
-            attr = read.attr(state, request.ino)
-            extents, end = read.layout(
-                state, request.ino, request.offset, request.length, past.LAYOUT_BYTES_MAX
+    def _layouts(self, context: Context, request: Layouts, _payload: Any) -> Any:
+        led = self.led(request.shard)
+        session = _session(led, request.session, context)
+        if request.length < 0 or len(request.inos) > layouts.LAYOUTS_MAX:
+            raise Malformed(
+                f"the first bytes of up to {layouts.LAYOUTS_MAX} files are asked for at once"
             )
-            lease = led.grant(session, request.ino, request.lease)
-            return meta.LayoutReply(
-                at=led.group.applied, attr=attr, extents=tuple(extents), end=end, lease=lease
-            )
-
-        return led.serve_read(now)
+        return led.serve_read(functools.partial(layouts.layouts, led, session, request))
 
     def _getxattr(self, _context: Context, request: meta.GetXattr, _payload: Any) -> Any:
         led = self.led(request.shard)
