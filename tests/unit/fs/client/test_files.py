@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from cfs.core.errors import FsError
+from cfs.core.ids import ROOT_INO
 from tests.unit.fs.client.world import World, run
 
 
@@ -298,5 +299,42 @@ def test_a_lease_taken_anew_is_not_the_one_that_was_pushed_out() -> None:
         assert a.lease_epoch(d.ino) is None
         await a.readdir(handle, 0, 1)
         assert a.lease_epoch(d.ino) not in {before, None}
+
+    run(scenario)
+
+
+def test_files_read_in_the_order_of_a_listing_are_asked_for_many_at_once():
+    async def scenario(world: World) -> None:
+        writer = await world.client("a")
+        top = (await writer.mkdir(ROOT_INO, b"d", 0o755)).ino
+        content = {}
+        for number in range(100):
+            data = bytes([number]) * (0 if number % 10 == 9 else 300 * number)
+            handle, attr = await writer.create_file(top, b"f%d" % number, 0o644, os.O_RDWR)
+            await writer.write(handle, 0, data)
+            await writer.release(handle)
+            content[attr.ino] = data
+        await writer.sync()
+        reader = await world.client("b")
+        listing = await reader.opendir(top)
+        order = [entry.ino for entry in await reader.readdir(listing, 0)]
+
+        async def read(ino: int) -> bytes:
+            handle = await reader.open(ino, os.O_RDONLY)
+            try:
+                return await reader.read(handle, 0, 1 << 20)
+            finally:
+                await reader.release(handle)
+
+        for place, ino in enumerate(order):
+            assert await read(ino) == content[ino]
+            if place == 50:  # what was learnt ahead of a file that changes is not told
+                changed = order[52]
+                handle = await writer.open(changed, os.O_WRONLY | os.O_TRUNC)
+                await writer.write(handle, 0, b"new")
+                await writer.release(handle)
+                content[changed] = b"new"
+        assert world.calls("meta.layouts", "b") <= 8
+        assert world.calls("meta.layout", "b") <= 12
 
     run(scenario)
