@@ -30,8 +30,8 @@ _LOG = structlog.get_logger()
 
 TILES_IDLE_MAX = 64
 """Extents kept of a closed file whose WRITE lease is kept."""
-INLINE_IDLE_MAX = 4096
-"""Sealed bytes kept with a closed file: times `Limits.writable` that is 16 MiB."""
+INLINE_IDLE_MAX = 1024
+"""Sealed bytes kept with a closed file: times `Limits.writable` that is 4 MiB."""
 RETURN_PAUSE_S = 0.003
 RETURNED_MAX = 65_536
 """Recalled inodes remembered: the shard takes an answer in within milliseconds."""
