@@ -404,8 +404,8 @@ def fragments_missing() -> None:
     Sender._store = store  # type: ignore[method-assign]
 
 
-@bug("a condemned segment is deleted while it is referred to", "collect", "slow_link", file=9,
-     large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
+@bug("a condemned segment is deleted while it is referred to", "collect", "slow_link",
+     work_s=6.0, length_s=5.0, file=9, large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
 def deleted_early() -> None:
     plain = Collector._condemn
 
@@ -432,8 +432,8 @@ def zeroes_for_missing() -> None:
     Fetcher.read = read  # type: ignore[method-assign]
 
 
-@bug("references to a condemned segment are accepted", "collect", "slow_link", file=9,
-     large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
+@bug("references to a condemned segment are accepted", "collect", "slow_link",
+     work_s=6.0, length_s=5.0, file=9, large=1.0, same=1.0, files=2, tree=0, swap=0)  # fmt: skip
 def condemned_accepted() -> None:
     collection.check_segments = lambda *_a: None
 
