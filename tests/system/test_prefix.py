@@ -144,7 +144,7 @@ def test_everything_killed_leaves_a_prefix(cluster, writers, number):
     cluster.settle()
 
 
-@pytest.mark.skipif(not FULL, reason="not green yet; runs at full size: docs/reliability.md")
+@pytest.mark.skipif(not FULL, reason="seen green once at cut size: docs/acceptance.md")
 @pytest.mark.parametrize("number", range(full(20, 1)))
 def test_killed_servers_lose_nothing_of_clients_that_live(cluster, writers, number):
     chance = random.Random(20_000 + number)
