@@ -19,6 +19,7 @@ from cfs.cli import processes
 from cfs.cli.client_node import ClientNode
 from cfs.cli.process import configuration_of, run_until_signal
 from cfs.cli.umount import clear_dead
+from cfs.core.api.cluster import Role
 from cfs.core.errors import FsError, Refused
 from cfs.core.ids import ROOT_INO
 from cfs.fs.client.files import Files
@@ -34,12 +35,18 @@ BINDINGS = ("kernel", "pyfuse3")
 def mount(
     mountpoint: Annotated[Path, typer.Argument(help="An empty directory.", parser=Path)],
     directory: Annotated[Path, typer.Option("--dir", help="Directory of the client.")],
-    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes.")] = False,  # noqa: FBT002
+    read_only: Annotated[  # noqa: FBT002
+        bool, typer.Option("--read-only", help="Refuse changes; a reader's mount always does.")
+    ] = False,
     root_squash: Annotated[  # noqa: FBT002
         bool, typer.Option("--root-squash", help="Root has nobody's rights here (user 65534).")
     ] = False,
     subdir: Annotated[
-        str, typer.Option("--subdir", help="Mount only this directory, a path from the root.")
+        str,
+        typer.Option(
+            "--subdir",
+            help="Mount only this directory, a path from the root: a view, not a boundary.",
+        ),
     ] = "",
     exclusive: Annotated[  # noqa: FBT002
         bool,
@@ -135,6 +142,9 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_
 
     async def run(nursery: trio.Nursery) -> None:
         node = ClientNode(directory)
+        reader = node.process.member.role == Role.READER
+        if reader and view.exclusive:
+            raise Refused("this client may only read, so it cannot have the file system alone")
         files = await node.start(nursery, adopt if take_over else None, exclusive=view.exclusive)
         if taken:
             root = taken[0].state.root
@@ -142,7 +152,7 @@ def _serve(directory: Path, mountpoint: Path, view: View, binding: str, *, take_
             root = await _root_of(files, view.subdir) if view.subdir else ROOT_INO
         subdir = view.subdir.strip("/")
         options = MountOptions(
-            read_only=view.read_only,
+            read_only=view.read_only or reader,
             name=f"cfs:{node.process.view.map.name}" + (f"/{subdir}" if subdir else ""),
             root=root,
             root_squash=view.root_squash,

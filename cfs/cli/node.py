@@ -36,7 +36,12 @@ Directory = Annotated[Path, typer.Option("--dir", help="Directory of the identit
 @app.command()
 def token(
     directory: Directory,
-    role: Annotated[str, typer.Option(help="meta, storage, client, gateway or admin.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            help="meta, storage, client, reader (a client that can change nothing), gateway, admin."
+        ),
+    ],
     valid_hours: Annotated[float, typer.Option(help="How long it may be used.")] = 1.0,
 ) -> None:
     """Make a token: it lets one node or client of this role join, once."""

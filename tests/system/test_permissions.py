@@ -44,12 +44,12 @@ def more(cluster, tmp_path_factory):
     """Give a function that mounts once more, with options."""
     made = []
 
-    def mount(name, *options):
+    def mount(name, *options, role="client"):
         point = tmp_path_factory.mktemp(name) / "mnt"
         point.mkdir()
         directory = cluster.state / f"client-{name}"
         if not directory.exists():
-            token = cfs("node", "token", "--dir", cluster.state / "admin", "--role", "client")
+            token = cfs("node", "token", "--dir", cluster.state / "admin", "--role", role)
             words = ("--token", token.stdout.strip(), "--dir", directory, "--name", name)
             cfs("node", "join", *words)
         cfs("mount", "--dir", directory, *options, point)
@@ -364,3 +364,43 @@ def test_a_read_only_mount_refuses_every_change(place, more, binding):
     assert os.listdir(mount / "d") == []
     with contextlib.suppress(FileNotFoundError):
         assert os.listxattr(mount / "f") == []
+
+
+WRITE_AROUND = """
+import sys, trio
+from pathlib import Path
+from cfs.cli.client_node import open_files
+async def main():
+    async with open_files(Path(sys.argv[1])) as files:
+        print(await files.read_file(sys.argv[2]))
+        try:
+            await files.write_file(sys.argv[2], b"changed")
+        except OSError as error:
+            print(error)
+trio.run(main)
+"""
+
+
+def test_a_reader_changes_nothing_whatever_it_is_told(place, cluster, more):
+    """Not its mount refuses it only, but the shards."""
+    (place / "f").write_bytes(b"first")
+    point = more("reader", role="reader")
+    mount = point / place.name
+    with open(mount / "f") as held:
+        refuses(errno.EROFS, os.unlink, mount / "f")
+        refuses(errno.EROFS, open, mount / "f", "r+")
+        (place / "f").write_bytes(b"second")
+        assert (mount / "f").read_bytes() == b"second"
+        os.unlink(place / "f")
+        assert os.listdir(mount) == []
+        assert held.read() == "second"
+    (place / "f").write_bytes(b"third")
+    cfs("umount", point)
+    directory = cluster.state / "client-reader"
+    done = run(sys.executable, "-c", WRITE_AROUND, directory, f"/{place.name}/f")
+    assert "b'third'" in done.stdout
+    assert "lets it only read" in done.stdout
+    assert (place / "f").read_bytes() == b"third"
+    done = cfs("mount", "--dir", directory, "--exclusive", point, check=False)
+    assert done.returncode
+    assert "may only read" in done.stderr

@@ -30,6 +30,8 @@ class Role(enum.StrEnum):
     GATEWAY = "gateway"
     ADMIN = "admin"
     ENROL = "enrol"
+    READER = "reader"
+    """A client that may change nothing."""
 
 
 class Profile(msgspec.Struct, frozen=True, array_like=True):

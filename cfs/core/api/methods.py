@@ -16,7 +16,9 @@ from cfs.core.api.locking import LockGraph, LockGraphReply
 _META, _STORAGE, _ADMIN = Role.META, Role.STORAGE, Role.ADMIN
 _USERS = frozenset({Role.CLIENT, Role.GATEWAY, Role.ADMIN})
 _NODES = frozenset({_META, _STORAGE})
-_ENROLLED = _USERS | _NODES
+_READERS = _USERS | {Role.READER}
+"""Of a reader's operations only some are taken, by `cfs.fs.meta.readers`."""
+_ENROLLED = _READERS | _NODES
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,13 +80,14 @@ _ANY = _ENROLLED
 _E = meta.Empty
 _metas = frozenset({_META})
 _writers = _USERS | _metas
+_askers = _READERS | _metas
 _scrubbers = frozenset({_META, _STORAGE, _ADMIN})
 
 METHODS: tuple[Method, ...] = (
     # root
     _row(1, "root.map", root.GetMap, root.GetMapReply, _ANY | {Role.ENROL}, idempotent=True),
-    _row(2, "root.session", root.NewSession, root.NewSessionReply, _writers, idempotent=True),
-    _row(3, "root.keys", root.GetVolumeKeys, root.GetVolumeKeysReply, _USERS, idempotent=True),
+    _row(2, "root.session", root.NewSession, root.NewSessionReply, _askers, idempotent=True),
+    _row(3, "root.keys", root.GetVolumeKeys, root.GetVolumeKeysReply, _READERS, idempotent=True),
     _row(4, "root.enrol", root.Enrol, root.EnrolReply, frozenset({Role.ENROL}), idempotent=False),
     _row(5, "root.renew", root.RenewCertificate, root.EnrolReply, _ANY, idempotent=True),
     _row(6, "root.heartbeat", root.Heartbeat, root.HeartbeatReply, _NODES, idempotent=True),
@@ -94,19 +97,19 @@ METHODS: tuple[Method, ...] = (
     _row(9, "root.snapshots", snapshots.GetSnapshots, snapshots.GetSnapshotsReply, _ANY,
          idempotent=True),
     # metadata
-    _row(20, "meta.mutate", meta.Mutate, meta.MutateReply, _USERS, idempotent=True),
-    _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _writers, idempotent=True),
-    _row(22, "meta.getattr", meta.GetAttr, meta.GetAttrReply, _writers, idempotent=True),
-    _row(23, "meta.readdir", meta.ReadDir, meta.ReadDirReply, _writers, idempotent=True),
-    _row(24, "meta.layout", meta.Layout, meta.LayoutReply, _writers, idempotent=True),
-    _row(33, "meta.layouts", layout.Layouts, layout.LayoutsReply, _USERS, idempotent=True),
-    _row(25, "meta.getxattr", meta.GetXattr, meta.XattrReply, _USERS, idempotent=True),
-    _row(26, "meta.listxattr", meta.ListXattr, meta.XattrReply, _USERS, idempotent=True),
-    _row(27, "meta.statfs", meta.StatFs, meta.StatFsReply, _writers, idempotent=True),
-    _row(28, "meta.getlock", meta.GetLock, meta.GetLockReply, _USERS, idempotent=True),
-    _row(29, "meta.lockwait", meta.LockWait, meta.LockWaitReply, _USERS, idempotent=True),
-    _row(30, "meta.session", meta.OpenSession, meta.OpenSessionReply, _USERS, idempotent=True),
-    _row(31, "meta.renew", meta.Renew, meta.RenewReply, _USERS, idempotent=True),
+    _row(20, "meta.mutate", meta.Mutate, meta.MutateReply, _READERS, idempotent=True),
+    _row(21, "meta.lookup", meta.Lookup, meta.LookupReply, _askers, idempotent=True),
+    _row(22, "meta.getattr", meta.GetAttr, meta.GetAttrReply, _askers, idempotent=True),
+    _row(23, "meta.readdir", meta.ReadDir, meta.ReadDirReply, _askers, idempotent=True),
+    _row(24, "meta.layout", meta.Layout, meta.LayoutReply, _askers, idempotent=True),
+    _row(33, "meta.layouts", layout.Layouts, layout.LayoutsReply, _READERS, idempotent=True),
+    _row(25, "meta.getxattr", meta.GetXattr, meta.XattrReply, _READERS, idempotent=True),
+    _row(26, "meta.listxattr", meta.ListXattr, meta.XattrReply, _READERS, idempotent=True),
+    _row(27, "meta.statfs", meta.StatFs, meta.StatFsReply, _askers, idempotent=True),
+    _row(28, "meta.getlock", meta.GetLock, meta.GetLockReply, _READERS, idempotent=True),
+    _row(29, "meta.lockwait", meta.LockWait, meta.LockWaitReply, _READERS, idempotent=True),
+    _row(30, "meta.session", meta.OpenSession, meta.OpenSessionReply, _READERS, idempotent=True),
+    _row(31, "meta.renew", meta.Renew, meta.RenewReply, _READERS, idempotent=True),
     _row(32, "meta.holders", insight.GetHolders, insight.GetHoldersReply, _metas | {_ADMIN},
          idempotent=True),
     # between meta nodes
@@ -119,11 +122,11 @@ METHODS: tuple[Method, ...] = (
     _row(46, "meta.export", insight.ExportState, insight.ExportStateReply, frozenset({_ADMIN}),
          idempotent=False),
     _row(52, "meta.snapshot", snapshots.TakePart, _E, _metas, idempotent=True),
-    _row(53, "meta.trash", trash.ListTrash, trash.ListTrashReply, _USERS, idempotent=True),
+    _row(53, "meta.trash", trash.ListTrash, trash.ListTrashReply, _READERS, idempotent=True),
     _row(54, "meta.purge", trash.PurgeTrash, _E, _USERS, idempotent=True),
-    _row(55, "meta.limits", quota.GetLimits, quota.GetLimitsReply, _USERS, idempotent=True),
+    _row(55, "meta.limits", quota.GetLimits, quota.GetLimitsReply, _READERS, idempotent=True),
     _row(56, "root.room", quota.MakeRoom, quota.MakeRoomReply, _metas, idempotent=True),
-    _row(57, "root.quota", quota.GetQuota, quota.GetQuotaReply, _USERS, idempotent=True),
+    _row(57, "root.quota", quota.GetQuota, quota.GetQuotaReply, _READERS, idempotent=True),
     # storage
     _row(60, "store.put", store.PutFragment, _E, _writers | {_STORAGE}, idempotent=True),
     _row(61, "store.get", store.GetFragment, store.FragmentInfo, _ANY, idempotent=True),

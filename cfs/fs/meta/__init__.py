@@ -29,6 +29,7 @@ Services:
     recalls      taking leases away
     freezer      holding a shard still for a snapshot
     led          one shard as its leader serves it
+    readers      what a client that may only read may ask for
     mutation     a client's numbered operations, stage by stage
     plan         the steps of an operation across shards
     transact     operations across shards, at the coordinator

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from cfs.core.api import meta
+from cfs.core.api.cluster import Role
 from cfs.core.api.insight import GetHolders
 from cfs.core.api.layout import Layouts
 from cfs.core.api.locking import LockGraph, LockGraphReply
@@ -33,6 +34,7 @@ from cfs.fs.meta.leases import Session
 from cfs.fs.meta.led import LedShard, MustWaitError, not_led
 from cfs.fs.meta.mutation import Mutations
 from cfs.fs.meta.participant import NOBODY
+from cfs.fs.meta.readers import check_reader
 from cfs.fs.meta.reaper import reap
 from cfs.fs.meta.transact import Transactions
 from cfs.net.handlers import Context, Handler
@@ -158,6 +160,8 @@ class MetaService:
     async def _mutate(
         self, context: Context, request: meta.Mutate, _payload: Any
     ) -> meta.MutateReply:
+        if context.peer.role == Role.READER:
+            check_reader(request.ops)
         return await self._mutations.run(self.led(request.shard), context.peer, request)
 
     def _lookup(self, context: Context, request: meta.Lookup, _payload: Any) -> Any:

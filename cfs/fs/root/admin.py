@@ -112,7 +112,7 @@ class AdminCommands:
     async def _token_create(self, arguments: _Arguments) -> dict[str, Any]:
         role = _text(arguments, "role")
         if role not in tuple(Role) or role == Role.ENROL:
-            raise Malformed(f"{role!r} is no role: meta, storage, client, gateway or admin")
+            raise Malformed(f"{role!r} is no role: meta, storage, client, reader, gateway or admin")
         valid_s = arguments.get("valid_s", TOKEN_VALID_S)
         if not isinstance(valid_s, int) or not 0 < valid_s <= TOKEN_VALID_S_MAX:
             raise Malformed(f"a token is valid for 1 to {TOKEN_VALID_S_MAX} seconds")
