@@ -370,12 +370,13 @@ WRITE_AROUND = """
 import sys, trio
 from pathlib import Path
 from cfs.cli.client_node import open_files
+from cfs.core.errors import FsError
 async def main():
     async with open_files(Path(sys.argv[1])) as files:
         print(await files.read_file(sys.argv[2]))
         try:
             await files.write_file(sys.argv[2], b"changed")
-        except OSError as error:
+        except FsError as error:
             print(error)
 trio.run(main)
 """
@@ -403,4 +404,4 @@ def test_a_reader_changes_nothing_whatever_it_is_told(place, cluster, more):
     assert (place / "f").read_bytes() == b"third"
     done = cfs("mount", "--dir", directory, "--exclusive", point, check=False)
     assert done.returncode
-    assert "may only read" in done.stderr
+    assert "may only read" in done.stderr + done.stdout
