@@ -164,10 +164,9 @@ class Siblings:
             node = client.cache.peek(name.ino)
             if node is None or node.attr is None or node.attr.size:
                 asked.append(name.ino)
+                self._coming[name.ino] = trio.Event()  # at once: it may have another name here
         if asked or known:
             assert client.nursery is not None
-            for ino in asked:
-                self._coming[ino] = trio.Event()
             client.nursery.start_soon(self._fetch, shard, asked, known)
 
     async def _fetch(self, shard: int, asked: list[int], extents: list[Extent]) -> None:

@@ -314,6 +314,8 @@ def test_files_read_in_the_order_of_a_listing_are_asked_for_many_at_once():
             await writer.write(handle, 0, data)
             await writer.release(handle)
             content[attr.ino] = data
+            if number % 7 == 0:
+                await writer.link(attr.ino, top, b"other%d" % number)
         await writer.sync()
         reader = await world.client("b")
         listing = await reader.opendir(top)

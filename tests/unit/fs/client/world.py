@@ -114,6 +114,7 @@ class Peer:
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
+        self.role = Role.CLIENT
         self.closed = trio.Event()
         self.files: Files | None = None
 
