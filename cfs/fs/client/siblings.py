@@ -114,6 +114,8 @@ class Siblings:
         place = walk.places.get(file.ino) if walk is not None else None
         if walk is None or place is None or place == walk.last:
             return
+        if place < walk.last and file.node.attr is not None and file.node.attr.nlink > 1:
+            return  # by a second name of it, most likely
         in_row = walk.last < place <= walk.last + SKIPPED_MAX
         walk.last = place
         if not in_row:
@@ -135,7 +137,9 @@ class Siblings:
             return None
         walk = self._walks.get(parent)
         if walk is None or walk.listing is not listing:
-            places = {name.ino: place for place, name in enumerate(listing)}
+            places: dict[int, int] = {}
+            for place, name in enumerate(listing):
+                places.setdefault(name.ino, place)
             walk = self._walks[parent] = _Walk(listing, places)
             if len(self._walks) > DIRECTORIES_MAX:
                 self._walks.popitem(last=False)

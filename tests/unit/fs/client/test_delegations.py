@@ -669,7 +669,7 @@ def test_what_was_written_here_is_read_without_asking_where_it_is():
         top = (await files.mkdir(ROOT_INO, b"d", 0o755)).ino
         made = {}
         for number in range(20):
-            data = bytes([number]) * (100 * number if number % 2 else 17_000)
+            data = bytes([number]) * (50 * number if number % 2 else 17_000)
             handle, attr = await files.create_file(top, b"f%d" % number, 0o644, os.O_RDWR)
             await files.write(handle, 0, data)
             await files.release(handle)
