@@ -80,9 +80,6 @@ class Siblings:
         if event is None:
             return False
         await event.wait()
-        file = self._client.writeback.files.get(ino)
-        if file is not None:
-            self._give(file)
         return True
 
     def take(self, file: File) -> None:

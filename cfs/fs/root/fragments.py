@@ -31,7 +31,7 @@ from cfs.core.place.repair import Copies, owner_of
 from cfs.fs.root.jobs import JobContext
 from cfs.fs.root.ports import Calls
 from cfs.fs.root.view import ClusterView
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import open_tasks, run_all
 
 _LOG = structlog.get_logger()
 
@@ -89,19 +89,14 @@ class Fragments:
             for node in set(nodes):
                 if self.answers(node):
                     groups_of.setdefault(node, []).append(group)
-        failures: list[CfsError] = []
 
-        async def ask(node: int, groups: list[int]) -> None:
+        async def ask(node: int) -> None:
             try:
-                await self._list_node(node, sorted(groups), listing)
+                await self._list_node(node, sorted(groups_of[node]), listing)
             except CfsError as error:
-                failures.append(Unavailable(f"{self.name_of(node)} cannot be listed: {error}"))
+                raise Unavailable(f"{self.name_of(node)} cannot be listed: {error}") from error
 
-        async with open_tasks() as nursery:
-            for node, groups in groups_of.items():
-                nursery.start_soon(ask, node, groups)
-        if failures:
-            raise failures[0]
+        await run_all(ask, groups_of)
         return listing
 
     async def _list_node(self, node: int, groups: list[int], listing: Listing) -> None:
@@ -185,21 +180,16 @@ class Fragments:
 
     async def seal(self, nodes: Iterable[int], epoch: int) -> None:
         """Have nodes refuse what older maps would let them take. Raises when one cannot yet."""
-        failures: list[CfsError] = []
 
         async def ask(node: int) -> None:
             try:
                 await self._calls.call(node, "store.seal", SealAt(epoch=epoch), timeout_s=SEAL_S)
             except CfsError as error:
                 if self.answers(node):
-                    failures.append(Unavailable(f"{self.name_of(node)} is not sealed: {error}"))
+                    message = f"{self.name_of(node)} is not sealed: {error}"
+                    raise Unavailable(message) from error
 
-        async with open_tasks() as nursery:
-            for node in sorted(set(nodes)):
-                if self.answers(node):
-                    nursery.start_soon(ask, node)
-        if failures:
-            raise failures[0]
+        await run_all(ask, (node for node in sorted(set(nodes)) if self.answers(node)))
 
     async def evict(
         self, context: JobContext, node: int, lists: Mapping[int, Sequence[int]]

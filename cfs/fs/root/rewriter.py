@@ -19,7 +19,7 @@ import structlog
 from cfs.core.api.cluster import Profile
 from cfs.core.api.store import ChunkRef
 from cfs.core.data.pipeline import Sealed
-from cfs.core.errors import CfsError, Condemned, Corrupt, NotFound, Unavailable
+from cfs.core.errors import Condemned, Corrupt, NotFound, Unavailable
 from cfs.core.ids import ShardId, group_of
 from cfs.core.meta import commands as shard_commands
 from cfs.core.meta import results
@@ -34,7 +34,7 @@ from cfs.fs.root.jobs import Job, JobContext, JobKind
 from cfs.fs.root.mover import Mover
 from cfs.fs.root.replica import RootReplica
 from cfs.fs.root.sweep import Shards
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 _LOG = structlog.get_logger()
 
@@ -180,29 +180,22 @@ class Rewriter:
 
     async def _switch(self, segment: bytes, refs: tuple[ChunkRef, ...]) -> None:
         """Have every shard read these chunks from where they are now."""
-        failures: list[CfsError] = []
 
-        async def switch(group: int) -> None:
-            after = b""
-            try:
-                while True:
-                    command = shard_commands.Relocate(segment=segment, refs=refs, after=after)
-                    result = await self._shards.command(group, command, timeout_s=COMMAND_S)
-                    assert isinstance(result, results.Relocated)
-                    after = result.after
-                    if not after:
-                        return
-            except CfsError as error:
-                failures.append(error)
+        async def switch(shard: int) -> None:
+            group, after = group_of(ShardId(shard)), b""
+            while True:
+                command = shard_commands.Relocate(segment=segment, refs=refs, after=after)
+                result = await self._shards.command(group, command, timeout_s=COMMAND_S)
+                assert isinstance(result, results.Relocated)
+                after = result.after
+                if not after:
+                    return
 
-        async with open_tasks() as nursery:
-            for shard in range(self._replica.cluster().shard_count):
-                nursery.start_soon(switch, group_of(ShardId(shard)))
-        for error in failures:
-            if isinstance(error, Condemned):
-                self._uploader.forget(error.detail.get("segments", ()))
-                raise Unavailable("a new segment was collected meanwhile: again")
-            raise error
+        try:
+            await run_all(switch, range(self._replica.cluster().shard_count))
+        except Condemned as error:
+            self._uploader.forget(error.detail.get("segments", ()))
+            raise Unavailable("a new segment was collected meanwhile: again") from error
 
     def _in_form(self, ref: ChunkRef) -> bool:
         form = form_of(ref.segment_length, self._replica.cluster().profile)

@@ -21,7 +21,7 @@ import trio
 
 from cfs.core.api.cluster import NodeState, Role
 from cfs.core.api.scrub import Finding, VerifyFragments
-from cfs.core.errors import CfsError, DeadlineExceeded, Malformed, Retryable
+from cfs.core.errors import DeadlineExceeded, Malformed, Retryable
 from cfs.core.root import commands, findings
 from cfs.fs.root.detector import Detector
 from cfs.fs.root.jobs import Job, JobContext, JobKind
@@ -31,7 +31,7 @@ from cfs.fs.root.replicas import Replicas
 from cfs.fs.root.stripes import Stripes
 from cfs.fs.root.view import ClusterView
 from cfs.net.ports import WallClock
-from cfs.net.tasks import open_tasks
+from cfs.net.tasks import run_all
 
 _LOG = structlog.get_logger()
 
@@ -120,19 +120,11 @@ class ScrubJob:
         self, spec: ScrubSpec, storage: list[int], place: Place, context: JobContext
     ) -> None:
         context.message = f"verifying what lies on {len(storage)} nodes"
-        failed: list[CfsError] = []
 
         async def scrub(node: int) -> None:
-            try:
-                await self._node(spec, node, place, context)
-            except CfsError as error:
-                failed.append(error)
+            await self._node(spec, node, place, context)
 
-        async with open_tasks() as nursery:
-            for node in storage:
-                nursery.start_soon(scrub, node)
-        if failed:
-            raise failed[0]
+        await run_all(scrub, storage)
 
     async def _node(self, spec: ScrubSpec, node: int, place: Place, context: JobContext) -> None:
         after, index, through = place.nodes.get(node, (b"", 0, False))

@@ -179,6 +179,19 @@ def test_a_kernel_loses_attributes_before_a_change_that_may_cross_shards_is_sent
     run(scenario, seeds=1)
 
 
+async def refuse_making_while_removed(world: World, files: Any, ino: int, name: bytes) -> None:
+    """Remove a directory of the root; nothing is made in it while that is on its way."""
+    world.reply_delay = lambda method, r: (
+        SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "Rmdir" else 0
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(files.rmdir, ROOT, name)
+        await trio.sleep(SLOW_S / 2)
+        with pytest.raises(FsError) as refused:
+            await files.mknod(ino, b"lost", REGULAR)
+        assert refused.value.errno == errno.ENOENT
+
+
 def test_nothing_is_made_ahead_in_a_directory_that_is_being_removed() -> None:
     async def scenario(world: World) -> None:
         a, b = await world.client("a"), await world.client("b")
@@ -190,15 +203,7 @@ def test_nothing_is_made_ahead_in_a_directory_that_is_being_removed() -> None:
         await a.sync()
         assert a.client.delegations.here(d) is not None
         await b.mkdir(ROOT, b"other", 0o755)  # the root is nobody's own
-        world.reply_delay = lambda method, r: (
-            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "Rmdir" else 0
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.rmdir, ROOT, b"d")
-            await trio.sleep(SLOW_S / 2)
-            with pytest.raises(FsError) as refused:
-                await a.mknod(d, b"lost", REGULAR)
-            assert refused.value.errno == errno.ENOENT
+        await refuse_making_while_removed(world, a, d, b"d")
         await a.sync()
 
     run(scenario, seeds=1)
@@ -268,15 +273,7 @@ def test_nothing_is_made_ahead_while_a_name_that_others_changed_is_being_removed
             await a.unlink(d, b"x")
             await a.sync()
         assert a.client.delegations.here(d) is not None
-        world.reply_delay = lambda method, r: (
-            SLOW_S if method == "meta.mutate" and type(r.ops[0]).__name__ == "Rmdir" else 0
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(a.rmdir, ROOT, b"moved")
-            await trio.sleep(SLOW_S / 2)
-            with pytest.raises(FsError) as refused:
-                await a.mknod(d, b"lost", REGULAR)
-            assert refused.value.errno == errno.ENOENT
+        await refuse_making_while_removed(world, a, d, b"moved")
         assert not a.client.queue.underway.ends
         await a.sync()
 
